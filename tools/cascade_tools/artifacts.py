@@ -1,0 +1,366 @@
+"""The types that flow from stage to stage, as they stand on disk.
+
+All are frozen and refuse unknown fields. `made_from` holds the digest of everything that a stage read, by
+name; `cascade-tools status` compares it with what is there now.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cascade_tools.runtime import plan as runtime_plan
+
+FORMAT = 1
+
+Origin = Literal["measured", "modelled", "given"]
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Artifact(_Value):
+    """What every stage's file has in common."""
+
+    kind: str
+    format: Literal[1] = FORMAT
+    cascade: str
+    made_from: dict[str, str]
+
+
+class Reliability(_Value):
+    """How well a confidence tells the share of right answers, on rows that the head was not fitted on."""
+
+    ece: float
+    nll: float
+    auroc: float | None
+
+
+class CalibratedTier(_Value):
+    """The confidence head of one tier, and what it was worth."""
+
+    tier: str
+    method: Literal["temperature", "none"]
+    signal: Literal["max_probability", "margin"]
+    temperature: float = Field(gt=0.0)
+    accuracy: float
+    before: Reliability
+    after: Reliability
+
+
+class InputSpec(_Value):
+    """One model input, without the batch dimension; `datatype` as Triton writes it."""
+
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+
+
+class Calibration(Artifact):
+    """One fitted head per tier, and the shape of the problem that running the models showed."""
+
+    kind: Literal["calibration"] = "calibration"
+    inputs: tuple[InputSpec, ...]
+    classes: int
+    rows: dict[str, int]
+    tiers: tuple[CalibratedTier, ...]
+
+    def tier(self, name: str) -> CalibratedTier:
+        """The head of the tier of this name."""
+        return next(tier for tier in self.tiers if tier.tier == name)
+
+
+class ExportedTier(_Value):
+    """One exported graph: the model with its head."""
+
+    tier: str
+    format: Literal["onnx"]
+    file: str
+    sha256: str
+    parameters: int
+    parity_rows: int
+    parity_label_mismatches: int
+    parity_confidence_error: float
+
+
+class Exported(Artifact):
+    """The exported tiers and the versions that exported them."""
+
+    kind: Literal["exported"] = "exported"
+    tiers: tuple[ExportedTier, ...]
+    environment: dict[str, str]
+
+    def tier(self, name: str) -> ExportedTier:
+        """The exported graph of the tier of this name."""
+        return next(tier for tier in self.tiers if tier.tier == name)
+
+
+class ProfilePoint(_Value):
+    """One measured (or modelled, or given) point of one tier.
+
+    Attributes:
+        latency_p50_ms: one whole batch.
+        cpu_ms_per_row: CPU time of the process over rows.
+        memory_mib: what one instance holds.
+        kernel_utilization: (0, 1]; on a CPU device, CPU seconds over wall seconds and the device's cores.
+        energy_j: dynamic energy of one row, or None where no meter and no watts are known.
+        origin: of the times, the memory and the utilization.
+        energy_origin: of `energy_j`.
+    """
+
+    tier: str
+    format: str
+    device: str
+    batch: int = Field(ge=1)
+    latency_p50_ms: float = Field(gt=0.0)
+    latency_p99_ms: float = Field(gt=0.0)
+    throughput_rps: float = Field(gt=0.0)
+    cpu_ms_per_row: float | None
+    memory_mib: float = Field(ge=0.0)
+    kernel_utilization: float = Field(gt=0.0, le=1.0)
+    energy_j: float | None
+    origin: Origin
+    energy_origin: Origin | None
+
+    @model_validator(mode="after")
+    def _energy_has_an_origin(self) -> Self:
+        if (self.energy_j is None) != (self.energy_origin is None):
+            raise ValueError("energy_j and energy_origin go together")
+        return self
+
+
+class Profile(Artifact):
+    """All points, and the machine they come from."""
+
+    kind: Literal["profile"] = "profile"
+    environment: dict[str, str]
+    points: tuple[ProfilePoint, ...]
+
+    def points_of(self, tier: str) -> tuple[ProfilePoint, ...]:
+        """The points of one tier, by batch size."""
+        mine = (point for point in self.points if point.tier == tier)
+        return tuple(sorted(mine, key=lambda point: point.batch))
+
+    def at(self, tier: str, batch: int) -> ProfilePoint:
+        """The point of the largest profiled batch that is not above `batch`."""
+        points = self.points_of(tier)
+        return max((p for p in points if p.batch <= batch), key=lambda p: p.batch, default=points[0])
+
+
+class ScoreTable(_Value):
+    """What every tier says of every held-out row. After this no model runs in the planning chain.
+
+    Attributes:
+        tiers: names, smallest first.
+        confidence: float32 [rows, tiers]; NaN counts as 0.
+        label: int64 [rows, tiers], each tier's answer.
+        target: int64 [rows].
+        group: int64 [rows]; rows of one source share a number.
+        split: str [rows]: `fit` (the head saw it) or `search`.
+    """
+
+    tiers: tuple[str, ...]
+    confidence: FloatArray
+    label: IntArray
+    target: IntArray
+    group: IntArray
+    split: npt.NDArray[np.str_]
+
+    @model_validator(mode="after")
+    def _shapes_agree(self) -> Self:
+        rows, tiers = len(self.target), len(self.tiers)
+        for field, shape in (
+            ("confidence", (rows, tiers)),
+            ("label", (rows, tiers)),
+            ("group", (rows,)),
+            ("split", (rows,)),
+        ):
+            found = getattr(self, field).shape
+            if found != shape:
+                raise ValueError(f"{field} must have shape {shape}, found {found}")
+        if rows == 0:
+            raise ValueError("the table has no rows")
+        return self
+
+    def part(self, split: str) -> ScoreTable:
+        """The rows of one split."""
+        keep = self.split == split
+        return self.model_copy(
+            update={
+                name: getattr(self, name)[keep]
+                for name in ("confidence", "label", "target", "group", "split")
+            }
+        )
+
+
+class Route(_Value):
+    """The bands of one tier: `cuts` ascending, one destination per band, -1 = answer."""
+
+    cuts: tuple[float, ...]
+    to: tuple[int, ...]
+
+
+class PolicyTable(_Value):
+    """A routing policy as one table; the rules are those of `runtime/policy.py`."""
+
+    tiers: tuple[str, ...] = Field(min_length=1)
+    routes: tuple[Route, ...]
+
+    @model_validator(mode="after")
+    def _routes_are_legal(self) -> Self:
+        runtime_plan.parse_policy(self.model_dump(), "policy")
+        return self
+
+
+class PredictedPolicy(_Value):
+    """A policy with what it did on the search rows.
+
+    Attributes:
+        accuracy: fraction of right answers.
+        accuracy_drop: points below the reference; negative where the policy is better.
+        accuracy_drop_bound: upper bound of the drop at the objective's confidence.
+        latency_mean_ms: mean over rows of the summed times at batch 1, without hops.
+        cost: mean over rows of the summed costs of the visited tiers, in `cost_unit`.
+        reach: share of rows that each tier sees; a tier that is not in the table has 0.
+        answers: share of rows that each tier answers.
+    """
+
+    table: PolicyTable
+    accuracy: float
+    accuracy_drop: float
+    accuracy_drop_bound: float
+    cost: float
+    latency_mean_ms: float
+    reach: dict[str, float]
+    answers: dict[str, float]
+
+
+class RoutingPolicy(Artifact):
+    """The policy that the search chose, beside the last tier alone."""
+
+    kind: Literal["policy"] = "policy"
+    chosen: PredictedPolicy
+    reference: PredictedPolicy
+    max_accuracy_drop: float
+    confidence: float
+    cost_unit: str
+    rows: int
+
+
+class Frontier(Artifact):
+    """Policies of which none is both cheaper and more accurate than another, cheapest first."""
+
+    kind: Literal["frontier"] = "frontier"
+    cost_unit: str
+    policies: tuple[PredictedPolicy, ...] = Field(min_length=1)
+
+
+class PlacedInstances(_Value):
+    """Instances of one tier on one device, and the load that the plan predicts for them.
+
+    Attributes:
+        device: index into the devices, in the order of the device file.
+        busy_instances: mean number of busy instances at the planned rate, 0..count.
+    """
+
+    tier: str
+    device: int
+    count: int = Field(ge=1)
+    busy_instances: float
+
+
+class PlacedDevice(_Value):
+    """One device of the plan; `gpu` is its index among the GPUs of its host, None on a CPU."""
+
+    type: str
+    kind: Literal["cpu", "gpu"]
+    gpu: int | None
+    memory_mib: int
+    used_memory_mib: float
+    busy_share: float
+
+
+class Placement(Artifact):
+    """Instances per tier and device; verified after solving."""
+
+    kind: Literal["placement"] = "placement"
+    rate_rps: float
+    bound_rps: float
+    gap: float
+    status: str
+    giant_only_rps: float | None
+    batch: dict[str, int]
+    devices: tuple[PlacedDevice, ...]
+    instances: tuple[PlacedInstances, ...]
+
+    def count(self, tier: str) -> int:
+        """Instances of one tier on all devices."""
+        return sum(placed.count for placed in self.instances if placed.tier == tier)
+
+
+class LadderTier(_Value):
+    """What the router needs to know of one tier of the full ladder."""
+
+    tier: str
+    model: str
+    p50_ms: float
+    p99_ms: float
+
+
+class Gear(_Value):
+    """One policy and the arrival rates that it serves; the last gear has no upper rate."""
+
+    up_to_rps: float | None
+    policy: PolicyTable
+    min_queue: int = Field(ge=1)
+    max_wait_ms: float = Field(ge=0.0)
+    predicted_accuracy: float
+    predicted_cost: float
+
+
+class Hysteresis(_Value):
+    """When a slower gear may come back: never while `rate < alpha * queue` (CascadeServe: alpha = 8)."""
+
+    alpha: float = Field(default=8.0, ge=0.0)
+    window_ms: float = Field(default=100.0, gt=0.0)
+
+
+class RouterLimits(_Value):
+    """Bounds of the router inside Triton.
+
+    Attributes:
+        rows_in_flight: admitted and unanswered rows; above it UNAVAILABLE at once.
+        max_batch_size: of the router model, for the queue estimate.
+        inline_entry_ms: a first tier that is planned to take longer is not called inside `execute`.
+        escalation_threads: calls to later tiers that may be under way at once.
+    """
+
+    rows_in_flight: int = Field(ge=1)
+    max_batch_size: int = Field(ge=1)
+    inline_entry_ms: float = Field(default=2.0, ge=0.0)
+    escalation_threads: int = Field(default=16, ge=1, le=256)
+
+
+class GearPlan(Artifact):
+    """All that the router needs at run time; read back by `runtime/plan.py`, the one parser."""
+
+    kind: Literal["gear_plan"] = "gear_plan"
+    inputs: tuple[InputSpec, ...]
+    classes: int
+    probabilities: bool
+    ladder: tuple[LadderTier, ...]
+    gears: tuple[Gear, ...]
+    hysteresis: Hysteresis
+    limits: RouterLimits
+    cost_unit: str
+
+    @model_validator(mode="after")
+    def _router_accepts_it(self) -> Self:
+        runtime_plan.parse_plan(self.model_dump(mode="json"))
+        return self

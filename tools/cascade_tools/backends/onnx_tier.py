@@ -1,0 +1,60 @@
+"""A tier on Triton's Python backend: an ONNX graph with its head, run by ONNX Runtime on one thread.
+
+For servers that have no ONNX Runtime backend, such as the embedded one. The graph's outputs are LABEL,
+CONFIDENCE and optionally PROBS, as everywhere in a cascade.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    """One session per instance; requests of a batch are run together."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open `model.onnx` beside this file."""
+        config = json.loads(args["model_config"])
+        self._outputs = [entry["name"] for entry in config["output"]]
+        threads = int(config["parameters"]["intra_op_thread_count"]["string_value"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self._session = onnxruntime.InferenceSession(
+            folder / "model.onnx", options, providers=["CPUExecutionProvider"]
+        )
+        self._inputs = [entry.name for entry in self._session.get_inputs()]
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Join the rows of all requests, run once, and split the outputs again."""
+        parts = [
+            {
+                name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+                for name in self._inputs
+            }
+            for request in requests
+        ]
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in self._inputs}
+        try:
+            outputs = self._session.run(self._outputs, joined)
+        except Exception as error:
+            failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INTERNAL)
+            return [pb_utils.InferenceResponse(error=failure) for _ in requests]
+        edges = np.cumsum([len(part[self._inputs[0]]) for part in parts])[:-1]
+        split = [np.split(output, edges) for output in outputs]
+        return [
+            pb_utils.InferenceResponse(
+                output_tensors=[
+                    pb_utils.Tensor(name, pieces[number])
+                    for name, pieces in zip(self._outputs, split, strict=True)
+                ]
+            )
+            for number in range(len(requests))
+        ]

@@ -1,0 +1,1 @@
+"""Renders a Triton model repository and puts it in its place."""

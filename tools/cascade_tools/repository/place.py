@@ -1,0 +1,149 @@
+"""Puts a repository in its place: a new version beside the old, then one rename.
+
+    <root>/versions/<digest>/...     complete repositories
+    <root>/current -> versions/...   renamed over the old link, so a reader sees one or the other
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cascade_tools.errors import ArtifactError, CheckFailed
+from cascade_tools.repository.render import SERVERS, Target
+from cascade_tools.store import digest_bytes, readable_disk_errors
+
+MANIFEST = "manifest.json"
+KEPT_VERSIONS = 2
+
+Files = dict[str, bytes]
+
+
+def make_manifest(cascade: str, target: Target, files: Files) -> bytes:
+    """What the repository is for, and the digest of every file in it."""
+    content = {
+        "kind": "repository",
+        "cascade": cascade,
+        "target": target,
+        "server": SERVERS[target],
+        "files": {path: digest_bytes(content) for path, content in sorted(files.items())},
+    }
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def read_manifest(repository: Path) -> dict[str, Any]:
+    """The manifest of a repository.
+
+    Raises:
+        ArtifactError: there is none, or it is not one.
+    """
+    path = repository / MANIFEST
+    hint = "run `cascade-tools build-repo` for this cascade"
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: missing", hint) from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: cannot be read: {error}", hint) from None
+    if not isinstance(content, dict) or content.get("kind") != "repository":
+        raise ArtifactError(f"{path}: not the manifest of a repository", hint)
+    return content
+
+
+def refuse_other_target(repository: Path, target: Target) -> dict[str, Any]:
+    """The manifest, if the repository was made for this target and server.
+
+    Raises:
+        ArtifactError: it was made for another one.
+    """
+    manifest = read_manifest(repository)
+    if manifest.get("target") != target or manifest.get("server") != SERVERS[target]:
+        raise ArtifactError(
+            f"{repository}: made for target {manifest.get('target')!r} on "
+            f"{manifest.get('server')!r}, this server is {target!r} on {SERVERS[target]!r}",
+            f"run `cascade-tools build-repo ... --target {target}`",
+        )
+    return manifest
+
+
+def put(root: Path, files: Files, manifest: bytes) -> Path:
+    """Write a repository and make it the current one; on any failure the old one stays.
+
+    Raises:
+        CascadeError: the disk is full or cannot be written.
+    """
+    with readable_disk_errors(root):
+        versions = root / "versions"
+        versions.mkdir(parents=True, exist_ok=True)
+        final = versions / digest_bytes(manifest)[:16]
+        if differences(final, files, manifest):
+            _write_version(versions, final, files, manifest)
+        _point(root, final)
+    _forget_old(versions, final)
+    return root / "current"
+
+
+def differences(repository: Path, files: Files, manifest: bytes) -> list[str]:
+    """Relative paths that are missing, changed or too many in a repository."""
+    wanted = {**files, MANIFEST: manifest}
+    found = set()
+    for path in repository.rglob("*"):
+        name = str(path.relative_to(repository))
+        # Servers leave compiled Python beside the code.
+        if path.is_file() and "__pycache__" not in path.parts:
+            found.add(name)
+    changed = [n for n in wanted if n in found and (repository / n).read_bytes() != wanted[n]]
+    return sorted({*changed, *(set(wanted) ^ found)})
+
+
+def check(root: Path, files: Files, manifest: bytes) -> None:
+    """Write nothing; compare the current repository with what would be written.
+
+    Raises:
+        CheckFailed: they differ; the files are named.
+    """
+    different = differences(root / "current", files, manifest)
+    if different:
+        shown = ", ".join(different[:5]) + (" ..." if len(different) > 5 else "")
+        raise CheckFailed(
+            f"{root / 'current'}: {len(different)} file(s) differ from the plan: {shown}",
+            "run `cascade-tools build-repo` without --check",
+        )
+
+
+def _write_version(versions: Path, final: Path, files: Files, manifest: bytes) -> None:
+    new = Path(tempfile.mkdtemp(prefix=".new-", dir=versions))
+    try:
+        new.chmod(0o755)
+        for name, content in {**files, MANIFEST: manifest}.items():
+            path = new / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        if final.exists():  # somebody changed it by hand
+            shutil.rmtree(final)
+        new.rename(final)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+
+
+def _point(root: Path, final: Path) -> None:
+    link = root / f".current-{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(final.relative_to(root))
+    link.replace(root / "current")
+
+
+def _forget_old(versions: Path, current: Path) -> None:
+    """Keep the current version and the one before, which a server may still read."""
+    others = [path for path in versions.iterdir() if path != current]
+    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in others[KEPT_VERSIONS - 1 :]:
+        shutil.rmtree(path, ignore_errors=True)

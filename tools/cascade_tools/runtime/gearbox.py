@@ -1,0 +1,49 @@
+"""Which gear serves the rate of this moment (CascadeServe, online part).
+
+Takes time as an argument and does no I/O: the router and the simulator use the same class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class GearBox:
+    """Counts arrivals per window and looks the gear up.
+
+    Args:
+        up_to_rps: highest rate of each gear, ascending; the last is infinite. The first gear is the most
+            accurate, the last the fastest.
+        alpha: a slower gear does not come back while `rate < alpha * queue`, that is, while a queue drains.
+        window_ms: arrivals are counted over windows of at least this length.
+    """
+
+    def __init__(self, up_to_rps: Sequence[float], alpha: float, window_ms: float) -> None:
+        self._up_to_rps = tuple(up_to_rps)
+        self._alpha = alpha
+        self._window_s = window_ms / 1000.0
+        self._window_start: float | None = None
+        self._arrivals = 0
+        self.gear = 0
+
+    def observe(self, now: float, arrivals: int, queue: int) -> int:
+        """Take in what arrived and return the gear to use.
+
+        Args:
+            now: seconds of a monotonic clock.
+            arrivals: rows that arrived since the last call, refused ones included.
+            queue: rows admitted and unanswered.
+        """
+        if self._window_start is None:
+            self._window_start = now
+        elapsed = now - self._window_start
+        if elapsed >= self._window_s:
+            rate = self._arrivals / elapsed
+            wanted = next(i for i, limit in enumerate(self._up_to_rps) if rate <= limit)
+            draining = rate < self._alpha * queue
+            if wanted > self.gear or not draining:
+                self.gear = wanted
+            self._window_start = now
+            self._arrivals = 0
+        self._arrivals += arrivals
+        return self.gear

@@ -1,0 +1,47 @@
+"""From logits to an answer and its confidence, in numpy.
+
+The exported graphs hold the same head; `calibrate` scores the held-out rows with this one, and `export`
+checks the graphs against it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Scores(NamedTuple):
+    """label int64 [rows], confidence float32 [rows], probabilities float32 [rows, classes]."""
+
+    label: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float32]
+
+
+def log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Stable log-softmax over the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    result: npt.NDArray[np.float64] = shifted - np.log(
+        np.exp(shifted).sum(axis=-1, keepdims=True)
+    )
+    return result
+
+
+def apply_head(
+    logits: npt.NDArray[np.floating], temperature: float = 1.0, signal: str = "max_probability"
+) -> Scores:
+    """Divide by the temperature, take the softmax, and read label and confidence off.
+
+    Args:
+        logits: [rows, classes].
+        temperature: above 0; 1 leaves the model as it is.
+        signal: `max_probability`, or `margin` (top-1 minus top-2, as in CascadeServe).
+    """
+    probabilities = np.exp(log_softmax(np.asarray(logits, np.float64) / temperature))
+    label = probabilities.argmax(axis=-1).astype(np.int64)
+    confidence = probabilities.max(axis=-1)
+    if signal == "margin" and probabilities.shape[-1] > 1:
+        confidence = confidence - np.partition(probabilities, -2, axis=-1)[..., -2]
+    return Scores(label, confidence.astype(np.float32), probabilities.astype(np.float32))

@@ -1,0 +1,145 @@
+"""The router as a model of Triton's Python backend (BLS); all decisions are in `router.py`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from .batch import Batch, Ticket, TierAnswer
+from .metrics import Family, Metrics
+from .plan import PlanFile
+from .router import Inputs, Router, TierError, join
+
+FINAL = 1
+
+
+class TritonPythonModel:
+    """What Triton loads. Error responses are sent, never raised out of `execute`."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the gear plan; a missing or illegal one keeps the model from loading."""
+        _log_to_triton()
+        plan_file = PlanFile(Path(args["model_repository"]) / "plan" / "gear_plan.json")
+        # The names below do not exist yet while Triton imports this file.
+        self._cpu = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU)
+        metrics = Metrics(_make_family, {"model": args["model_name"]})
+        self._router = Router(plan_file, self._call_tier, self._send, metrics)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer what the first tier is sure of; the rest is answered later, by its sender."""
+        names = self._router.plan.inputs
+        responses: list[Any] = [None] * len(requests)
+        tickets: list[Ticket] = []
+        parts: list[dict[str, Any]] = []
+        arrived = 0
+        for number, request in enumerate(requests):
+            arrays = {
+                name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in names
+            }
+            rows = len(arrays[names[0]])
+            if rows == 0:
+                responses[number] = _error("the request has no rows", pb_utils.TritonError.INVALID_ARG)
+                continue
+            arrived += rows
+            refusal = self._router.admit(rows)
+            if refusal:
+                responses[number] = _error(refusal, pb_utils.TritonError.UNAVAILABLE)
+                continue
+            tickets.append(
+                Ticket(rows, _deadline_s(request), request.is_cancelled, (number, request))
+            )
+            parts.append(arrays)
+        inputs = join(parts, names) if parts else {}
+        batch, completed = self._router.execute(tickets, inputs, arrived)
+        for ticket in completed:
+            number, _ = ticket.handle  # type: ignore[misc]
+            responses[number] = _response(batch, ticket)
+        return responses
+
+    def finalize(self) -> None:
+        """Wait until every handed-off request is answered."""
+        self._router.close()
+
+    def _call_tier(self, model: str, inputs: Inputs, probabilities: bool) -> TierAnswer:
+        wanted = ["LABEL", "CONFIDENCE", *(["PROBS"] if probabilities else [])]
+        response = pb_utils.InferenceRequest(
+            model_name=model,
+            requested_output_names=wanted,
+            inputs=[pb_utils.Tensor(name, values) for name, values in inputs.items()],
+            preferred_memory=self._cpu,
+        ).exec()
+        if response.has_error():
+            raise TierError(response.error().message())
+        outputs = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+        return TierAnswer(
+            outputs["LABEL"].ravel(), outputs["CONFIDENCE"].ravel(), outputs.get("PROBS")
+        )
+
+    def _send(self, batch: Batch, ticket: Ticket) -> None:
+        _, request = ticket.handle  # type: ignore[misc]
+        try:
+            request.get_response_sender().send(_response(batch, ticket), flags=FINAL)
+        except Exception:
+            logging.getLogger("cascade").exception("an answer could not be sent")
+
+
+def _response(batch: Batch, ticket: Ticket) -> Any:
+    if ticket.cancelled:
+        return _error("the client cancelled the request", pb_utils.TritonError.CANCELLED)
+    if ticket.error:
+        return _error(ticket.error, pb_utils.TritonError.INTERNAL)
+    mine = slice(ticket.first, ticket.first + ticket.rows)
+    outputs = [
+        pb_utils.Tensor("LABEL", batch.label[mine, None]),
+        pb_utils.Tensor("CONFIDENCE", batch.confidence[mine, None]),
+        pb_utils.Tensor("TIER", batch.tier[mine, None]),
+        pb_utils.Tensor("FLAGS", batch.flags[mine, None]),
+    ]
+    if batch.probabilities is not None:
+        outputs.append(pb_utils.Tensor("PROBS", batch.probabilities[mine]))
+    return pb_utils.InferenceResponse(output_tensors=outputs)
+
+
+def _error(message: str, code: int) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+
+
+def _deadline_s(request: Any) -> float | None:
+    """The request's deadline on the monotonic clock, from either of its two parameters."""
+    text = request.parameters()
+    if not text or text == "{}":
+        return None
+    parameters = json.loads(text)
+    limits = []
+    if "deadline_ms" in parameters:
+        limits.append(float(parameters["deadline_ms"]) / 1000.0)
+    if "deadline_unix_ms" in parameters:
+        limits.append(float(parameters["deadline_unix_ms"]) / 1000.0 - time.time())
+    return time.monotonic() + min(limits) if limits else None
+
+
+def _make_family(family: Family) -> Any:
+    kinds = {"counter": pb_utils.MetricFamily.COUNTER, "gauge": pb_utils.MetricFamily.GAUGE}
+    return pb_utils.MetricFamily(
+        name=family.name, description=family.text, kind=kinds[family.kind]
+    )
+
+
+class _TritonLog(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if record.levelno >= logging.ERROR:
+            pb_utils.Logger.log_error(text)
+        else:
+            pb_utils.Logger.log_warn(text)
+
+
+def _log_to_triton() -> None:
+    logger = logging.getLogger("cascade")
+    logger.handlers[:] = [_TritonLog()]
+    logger.propagate = False

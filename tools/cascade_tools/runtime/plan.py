@@ -1,0 +1,202 @@
+"""The gear plan as the router reads it: the one parser of `gear_plan.json`.
+
+A plan that breaks a rule is refused with the path of the field; the router then keeps the one it has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .policy import ANSWER, Bands, Policy
+
+FORMAT = 1
+
+
+class PlanError(ValueError):
+    """A gear plan breaks a rule; the message begins with the path of the field."""
+
+
+@dataclass(frozen=True)
+class TierInfo:
+    """A tier of the full ladder: its Triton model and its planned time for a batch of one."""
+
+    tier: str
+    model: str
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True)
+class GearInfo:
+    """A policy, and the arrival rate (rows per second) up to which it is used."""
+
+    up_to_rps: float
+    policy: Policy
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of the router; see `RouterLimits` in the planning types."""
+
+    rows_in_flight: int
+    max_batch_size: int
+    inline_entry_ms: float
+    escalation_threads: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole plan; `digest` names it in logs and metrics."""
+
+    cascade: str
+    inputs: tuple[str, ...]
+    probabilities: bool
+    ladder: tuple[TierInfo, ...]
+    gears: tuple[GearInfo, ...]
+    alpha: float
+    window_ms: float
+    limits: Limits
+    digest: str
+
+    def ladder_index(self, tier: str) -> int:
+        """Position of a tier in the full ladder."""
+        return next(i for i, info in enumerate(self.ladder) if info.tier == tier)
+
+
+def parse_policy(table: Mapping[str, Any], where: str) -> Policy:
+    """Check one policy table and turn it into arrays.
+
+    Raises:
+        PlanError: a rule of the table is broken; the message names the field below `where`.
+    """
+    tiers = tuple(table["tiers"])
+    routes = table["routes"]
+    if not tiers or len(set(tiers)) != len(tiers):
+        raise PlanError(f"{where}.tiers: needs at least one tier, and none twice")
+    if len(routes) != len(tiers):
+        raise PlanError(f"{where}.routes: {len(routes)} routes for {len(tiers)} tiers")
+    bands = tuple(
+        _parse_bands(entry, own, len(tiers), f"{where}.routes[{own}]")
+        for own, entry in enumerate(routes)
+    )
+    return Policy(tiers, bands)
+
+
+def _parse_bands(entry: Mapping[str, Any], own: int, tiers: int, where: str) -> Bands:
+    cuts, to = list(entry["cuts"]), list(entry["to"])
+    if len(to) != len(cuts) + 1:
+        raise PlanError(f"{where}: {len(cuts)} cuts need {len(cuts) + 1} destinations")
+    if not all(isinstance(cut, (int, float)) and math.isfinite(cut) for cut in cuts):
+        raise PlanError(f"{where}.cuts: must be finite numbers")
+    if any(low > high for low, high in zip(cuts, cuts[1:], strict=False)):
+        raise PlanError(f"{where}.cuts: must not decrease")
+    if any(low < high for low, high in zip(to, to[1:], strict=False)):
+        raise PlanError(f"{where}.to: destinations must not grow with confidence")
+    if any(goal != ANSWER and not own < goal < tiers for goal in to):
+        raise PlanError(f"{where}.to: must be -1 or the index of a larger tier in use")
+    if own == tiers - 1 and to != [ANSWER]:
+        raise PlanError(f"{where}: the last tier answers always: cuts [], to [-1]")
+    return Bands(np.asarray(cuts, np.float32), np.asarray(to, np.int64))
+
+
+def parse_plan(content: Mapping[str, Any], digest: str = "") -> Plan:
+    """Check a whole plan.
+
+    Raises:
+        PlanError: something is missing, of the wrong kind, or breaks a rule.
+    """
+    try:
+        return _parse_plan(content, digest)
+    except PlanError:
+        raise
+    except KeyError as error:
+        raise PlanError(f"{error.args[0]}: missing") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise PlanError(f"not a gear plan: {error}") from None
+
+
+def _parse_plan(content: Mapping[str, Any], digest: str) -> Plan:
+    if content["kind"] != "gear_plan" or content["format"] != FORMAT:
+        raise PlanError(f"kind, format: expected gear_plan, {FORMAT}")
+    ladder = tuple(
+        TierInfo(str(t["tier"]), str(t["model"]), float(t["p50_ms"]), float(t["p99_ms"]))
+        for t in content["ladder"]
+    )
+    gears = tuple(
+        _parse_gear(gear, ladder, f"gears[{number}]")
+        for number, gear in enumerate(content["gears"])
+    )
+    if not gears or gears[-1].up_to_rps != math.inf:
+        raise PlanError("gears: needs at least one, and up_to_rps of the last must be null")
+    if any(low.up_to_rps >= high.up_to_rps for low, high in zip(gears, gears[1:], strict=False)):
+        raise PlanError("gears: up_to_rps must grow from gear to gear")
+    limits = content["limits"]
+    hysteresis = content["hysteresis"]
+    return Plan(
+        cascade=str(content["cascade"]),
+        inputs=tuple(str(entry["name"]) for entry in content["inputs"]),
+        probabilities=bool(content["probabilities"]),
+        ladder=ladder,
+        gears=gears,
+        alpha=float(hysteresis["alpha"]),
+        window_ms=float(hysteresis["window_ms"]),
+        limits=Limits(
+            rows_in_flight=int(limits["rows_in_flight"]),
+            max_batch_size=int(limits["max_batch_size"]),
+            inline_entry_ms=float(limits["inline_entry_ms"]),
+            escalation_threads=int(limits["escalation_threads"]),
+        ),
+        digest=digest,
+    )
+
+
+def _parse_gear(gear: Mapping[str, Any], ladder: tuple[TierInfo, ...], where: str) -> GearInfo:
+    policy = parse_policy(gear["policy"], f"{where}.policy")
+    order = [info.tier for info in ladder]
+    unknown = [tier for tier in policy.tiers if tier not in order]
+    if unknown:
+        raise PlanError(f"{where}.policy.tiers: {unknown[0]!r} is not in the ladder")
+    if sorted(policy.tiers, key=order.index) != list(policy.tiers):
+        raise PlanError(f"{where}.policy.tiers: must be in the order of the ladder")
+    if gear["min_queue"] != 1:
+        raise PlanError(f"{where}.min_queue: this router does not hold its first tier back")
+    up_to = gear["up_to_rps"]
+    return GearInfo(math.inf if up_to is None else float(up_to), policy)
+
+
+class PlanFile:
+    """The plan on disk, which may be replaced by rename at any time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = ""
+
+    def poll(self) -> Plan | None:
+        """The plan if the file's content changed since the last call, else None.
+
+        Raises:
+            PlanError: the new content is not a legal plan; it is not offered again.
+        """
+        try:
+            raw = self._path.read_bytes()
+        except OSError as error:
+            raise PlanError(f"{self._path}: cannot be read: {error}") from None
+        digest = hashlib.sha256(raw).hexdigest()
+        if digest == self._seen:
+            return None
+        self._seen = digest
+        try:
+            content = json.loads(raw)
+        except ValueError as error:
+            raise PlanError(f"{self._path}: not JSON: {error}") from None
+        if not isinstance(content, dict):
+            raise PlanError(f"{self._path}: not a gear plan")
+        return parse_plan(content, digest)

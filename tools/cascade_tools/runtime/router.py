@@ -1,0 +1,332 @@
+"""The cascade itself: which rows go where, and what happens when something breaks.
+
+    execute ----> admit ----> first tier, whole batch ----> accepted rows: returned at once
+                                     |
+                                     '--> the rest: thread pool --> next tier --> accepted: answered
+                                                         ^                |
+                                                         '---- the rest --'
+
+Early answers never wait for hard rows. Nothing here knows Triton: `model.py` passes in how a tier is
+called and how a late answer is sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from . import metrics as m
+from .batch import DEADLINE, DEGRADED, Batch, RowNumbers, Ticket, TierAnswer
+from .gearbox import GearBox
+from .plan import Plan, PlanError, PlanFile
+from .policy import ANSWER, Policy, route
+
+Inputs = dict[str, npt.NDArray[np.generic]]
+HOUSEKEEPING_PERIOD_S = 0.25
+
+log = logging.getLogger("cascade")
+
+
+class TierError(Exception):
+    """A tier did not answer; the message is the server's."""
+
+
+class CallTier(Protocol):
+    """Calls one tier's model with rows and waits for its answer; raises TierError."""
+
+    def __call__(self, model: str, inputs: Inputs, probabilities: bool) -> TierAnswer: ...
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Rows of one batch on their way to the same tier, with copies of their inputs."""
+
+    batch: Batch
+    plan: Plan
+    policy: Policy
+    level: int
+    rows: RowNumbers
+    inputs: Inputs
+
+    def part(self, keep: npt.NDArray[np.bool_], level: int) -> _Group:
+        inputs = {name: values[keep] for name, values in self.inputs.items()}
+        return _Group(self.batch, self.plan, self.policy, level, self.rows[keep], inputs)
+
+
+class Router:
+    """Routes batches; one per Triton instance.
+
+    Args:
+        plan_file: polled every 250 ms; the first plan must be legal.
+        call_tier: how a tier is asked.
+        send: sends the late answer of a ticket; must not raise.
+        metrics: where counts go.
+
+    Raises:
+        PlanError: the first plan is missing or illegal.
+    """
+
+    def __init__(
+        self,
+        plan_file: PlanFile,
+        call_tier: CallTier,
+        send: Callable[[Batch, Ticket], None],
+        metrics: m.Metrics,
+    ) -> None:
+        plan = plan_file.poll()
+        if plan is None:
+            raise PlanError("no gear plan")
+        self._plan_file = plan_file
+        self._call_tier = call_tier
+        self._send = send
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._rows_in_flight = 0
+        self._last_batch_full = False
+        self._adopt(plan)
+        self._pool = ThreadPoolExecutor(plan.limits.escalation_threads, "escalate")
+        self._closing = threading.Event()
+        self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeping")
+        self._housekeeper.start()
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that new batches begin with."""
+        return self._plan
+
+    def admit(self, rows: int) -> str:
+        """Count rows in; an answer other than "" is the reason of a refusal."""
+        with self._lock:
+            limit = self._plan.limits.rows_in_flight
+            if self._rows_in_flight + rows <= limit:
+                self._rows_in_flight += rows
+                return ""
+        self._metrics.add(m.REJECTED, rows)
+        return (
+            f"cascade {self._plan.cascade}: {limit} rows are in flight, the limit of this router; "
+            "send again later"
+        )
+
+    def execute(
+        self, tickets: list[Ticket], inputs: Inputs, arrived: int
+    ) -> tuple[Batch, list[Ticket]]:
+        """Ask the first tier and hand the doubtful rows on.
+
+        Args:
+            tickets: the admitted requests.
+            inputs: their rows, joined in the same order; may be views that die when this returns.
+            arrived: rows that came in, refused ones included.
+
+        Returns:
+            The batch and the tickets that are already complete; all others are sent later.
+        """
+        now = time.monotonic()
+        plan = self._plan
+        batch = Batch(tickets, now)
+        with self._lock:
+            queue = self._rows_in_flight
+            if arrived >= plan.limits.max_batch_size:
+                queue += plan.limits.max_batch_size
+            gear = self._gear_box.observe(now, arrived, queue)
+        if not batch.rows:
+            return batch, []
+        policy = plan.gears[gear].policy
+        first = plan.ladder[plan.ladder_index(policy.tiers[0])]
+        everything = _Group(batch, plan, policy, 0, np.arange(batch.rows), inputs)
+        if first.p50_ms > plan.limits.inline_entry_ms:
+            self._hand_off(everything.part(np.ones(batch.rows, bool), 0))
+            return batch, []
+        completed: list[Ticket] = []
+        try:
+            for group in self._advance(everything, completed):
+                self._hand_off(group)
+        except Exception as error:
+            log.exception("routing failed")
+            self._settle(everything, completed, error=f"cascade {plan.cascade}: {error!r}")
+        return batch, completed
+
+    def close(self) -> None:
+        """Answer everything that was handed off, then stop the threads."""
+        self._pool.shutdown(wait=True)
+        self._closing.set()
+        self._housekeeper.join()
+        self._metrics.close()
+
+    def _hand_off(self, group: _Group) -> None:
+        self._pool.submit(self._escalate, group)
+
+    def _escalate(self, group: _Group) -> None:
+        completed: list[Ticket] = []
+        try:
+            waiting = [group]
+            while waiting:
+                onward = self._advance(waiting.pop(), completed)
+                self._send_all(group.batch, completed)
+                # This thread goes on with one group; others need not wait for it.
+                for other in onward[1:]:
+                    self._hand_off(other)
+                waiting += onward[:1]
+        except Exception as error:
+            log.exception("routing failed")
+            text = f"cascade {group.plan.cascade}: {error!r}"
+            self._settle(group, completed, error=text)
+        finally:
+            self._send_all(group.batch, completed)
+
+    def _send_all(self, batch: Batch, completed: list[Ticket]) -> None:
+        while completed:
+            self._send(batch, completed.pop())
+
+    def _advance(self, group: _Group, completed: list[Ticket]) -> list[_Group]:
+        """One step: ask the group's tier, settle what it answers, return the groups that go on."""
+        group = self._drop_the_late(group, completed)
+        if not group.rows.size:
+            return []
+        answered_by, level, answer = self._ask(group)
+        if answer is None:
+            self._settle_without_answer(group, completed)
+            return []
+        group.batch.record(group.rows, answered_by, answer)
+        if level is None:
+            self._settle(group, completed)
+            return []
+        self._metrics.observe(
+            m.CONFIDENCE,
+            answer.confidence.tolist(),
+            m.CONFIDENCE_EDGES,
+            tier=group.plan.ladder[answered_by].tier,
+        )
+        goal = route(group.policy.bands[level], answer.confidence)
+        if (goal == ANSWER).all():
+            self._settle(group, completed)
+            return []
+        accepted = goal == ANSWER
+        if accepted.any():
+            self._settle(group.part(accepted, level), completed)
+        onward = []
+        for number in np.unique(goal[~accepted]).tolist():
+            part = group.part(goal == number, number)
+            self._metrics.add(
+                m.ESCALATIONS,
+                len(part.rows),
+                source=group.policy.tiers[level],
+                target=group.policy.tiers[number],
+            )
+            onward.append(part)
+        return onward
+
+    def _ask(self, group: _Group) -> tuple[int, int | None, TierAnswer | None]:
+        """Ask the group's tier, or the next larger one that works.
+
+        Returns:
+            Ladder index, level in the policy (None where the tier is not in it and so answers for good),
+            and the answer, None where no tier worked.
+        """
+        plan, policy = group.plan, group.policy
+        wanted = plan.ladder_index(policy.tiers[group.level])
+        for index in range(wanted, len(plan.ladder)):
+            info = plan.ladder[index]
+            try:
+                answer = self._call_tier(info.model, group.inputs, plan.probabilities)
+            except TierError as error:
+                log.warning("tier %s did not answer: %s", info.tier, error)
+                group.batch.mark(group.rows, DEGRADED)
+                continue
+            level = policy.tiers.index(info.tier) if info.tier in policy.tiers else None
+            known = np.nan_to_num(answer.confidence, nan=0.0, posinf=1.0, neginf=0.0)
+            return index, level, answer._replace(confidence=known)
+        return wanted, None, None
+
+    def _drop_the_late(self, group: _Group, completed: list[Ticket]) -> _Group:
+        """Settle rows whose client has gone, or whose deadline the next tier would miss."""
+        batch = group.batch
+        info = group.plan.ladder[group.plan.ladder_index(group.policy.tiers[group.level])]
+        ready_s = time.monotonic() + info.p99_ms / 1000.0
+        late = np.zeros(len(group.rows), bool)
+        for number in np.unique(batch.owner[group.rows]).tolist():
+            ticket = batch.tickets[number]
+            mine = batch.owner[group.rows] == number
+            if group.level > 0 and ticket.is_cancelled():
+                ticket.cancelled = True
+                late |= mine
+            elif ticket.deadline_s is not None and ready_s > ticket.deadline_s:
+                late |= mine & (batch.tier[group.rows] >= 0)
+        if not late.any():
+            return group
+        self._settle(group.part(late, group.level), completed, flag=DEADLINE)
+        return group.part(~late, group.level)
+
+    def _settle_without_answer(self, group: _Group, completed: list[Ticket]) -> None:
+        has_answer = group.batch.tier[group.rows] >= 0
+        self._settle(group.part(has_answer, group.level), completed, flag=DEGRADED)
+        tier = group.policy.tiers[group.level]
+        text = f"cascade {group.plan.cascade}: tier {tier} and all larger ones did not answer"
+        self._settle(group.part(~has_answer, group.level), completed, error=text)
+
+    def _settle(
+        self, group: _Group, completed: list[Ticket], flag: int = 0, error: str = ""
+    ) -> None:
+        """Close the group's rows; tickets that this completes join `completed` before anything else."""
+        if not group.rows.size:
+            return
+        done = group.batch.settle(group.rows, flag, error)
+        completed += done
+        for ticket in done:
+            self._count(group, ticket)
+
+    def _count(self, group: _Group, ticket: Ticket) -> None:
+        with self._lock:
+            self._rows_in_flight -= ticket.rows
+        if ticket.error or ticket.cancelled:
+            self._metrics.add(m.FAILED, ticket.rows)
+            return
+        batch = group.batch
+        mine = slice(ticket.first, ticket.first + ticket.rows)
+        tiers, counts = np.unique(batch.tier[mine], return_counts=True)
+        for tier, count in zip(tiers.tolist(), counts.tolist(), strict=True):
+            self._metrics.add(m.ANSWERS, count, tier=group.plan.ladder[tier].tier)
+        flags = batch.flags[mine]
+        for family, flag in ((m.DEGRADED, DEGRADED), (m.DEADLINES, DEADLINE)):
+            flagged = int(np.count_nonzero(flags & flag))
+            if flagged:
+                self._metrics.add(family, flagged)
+        elapsed_ms = (time.monotonic() - batch.arrived_s) * 1000.0
+        slowest = group.plan.ladder[int(tiers[-1])].tier
+        self._metrics.observe(m.LATENCY, [elapsed_ms], m.LATENCY_EDGES_MS, tier=slowest)
+
+    def _adopt(self, plan: Plan) -> None:
+        gear_box = GearBox([gear.up_to_rps for gear in plan.gears], plan.alpha, plan.window_ms)
+        with self._lock:
+            self._plan, self._gear_box = plan, gear_box
+
+    def _keep_house(self) -> None:
+        """Take over a new plan and write the metrics out, until the router closes."""
+        while not self._closing.wait(HOUSEKEEPING_PERIOD_S):
+            try:
+                plan = self._plan_file.poll()
+                if plan is not None:
+                    self._adopt(plan)
+                    log.warning("took over gear plan %s", plan.digest[:12])
+            except PlanError as error:
+                self._metrics.add(m.PLAN_REFUSED)
+                log.error("refused a gear plan, the old one stays: %s", error)
+            try:
+                self._metrics.set(m.GEAR, self._gear_box.gear)
+                self._metrics.flush()
+            except Exception:
+                log.exception("metrics could not be written")
+
+
+def join(parts: list[Mapping[str, npt.NDArray[np.generic]]], names: tuple[str, ...]) -> Inputs:
+    """Join the rows of several requests; a single one is passed on without a copy."""
+    if len(parts) == 1:
+        return {name: parts[0][name] for name in names}
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}

@@ -1,0 +1,291 @@
+"""`cascade.yaml`: the only file that a person writes.
+
+It names the tiers (smallest first), the validation data, the objective and the devices. Everything else
+is derived from it and kept in `build/<cascade>/`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+
+from cascade_tools.errors import UsageError
+
+SPEC_FILE = "cascade.yaml"
+_T = TypeVar("_T", bound=BaseModel)
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def _check_name(name: str) -> str:
+    # Names become model names, folders and metric labels, so nothing in them may need quoting.
+    if len(name) > 40 or not _NAME.fullmatch(name):
+        raise ValueError(
+            "must be lower-case letters, digits and single hyphens, begin with a letter, "
+            "and have at most 40 characters"
+        )
+    return name
+
+
+def _check_callable(reference: str) -> str:
+    if not _CALLABLE.fullmatch(reference):
+        raise ValueError("must be 'module:callable' or 'package.module:callable'")
+    return reference
+
+
+def _check_inside(path: str) -> str:
+    parts = Path(path).parts
+    if Path(path).is_absolute() or ".." in parts:
+        raise ValueError("must be a relative path inside the cascade's folder")
+    return path
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+CallableName = Annotated[str, AfterValidator(_check_callable)]
+InnerPath = Annotated[str, AfterValidator(_check_inside)]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Spec):
+    """Where a tier's model comes from: exactly one of `torch` and `onnx`.
+
+    Attributes:
+        torch: `module:callable` that returns a `torch.nn.Module`; modules in the cascade's folder come first.
+        weights: state of the torch module, `.safetensors` or a `.pt` that loads with `weights_only=True`.
+        onnx: an ONNX file whose only output is the logits [rows, classes].
+    """
+
+    torch: CallableName | None = None
+    weights: InnerPath | None = None
+    onnx: InnerPath | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Source:
+        if (self.torch is None) == (self.onnx is None):
+            raise ValueError("give exactly one of 'torch' and 'onnx'")
+        if self.onnx is not None and self.weights is not None:
+            raise ValueError("'weights' belongs to 'torch'; an ONNX file holds its own")
+        return self
+
+
+class Tier(_Spec):
+    """One size of the ladder."""
+
+    name: Name
+    source: Source
+
+
+class Data(_Spec):
+    """Labelled rows: an `.npz` in the cascade's folder or `module:callable` that returns the same arrays.
+
+    The arrays are one per model input (first dimension: rows), `target` int [rows], and optionally
+    `group` int [rows] (rows of one source, which stay together in every split).
+    """
+
+    validation: str
+    test: str | None = None
+
+    @model_validator(mode="after")
+    def _known_forms(self) -> Data:
+        for field in ("validation", "test"):
+            reference = getattr(self, field)
+            if reference is None:
+                continue
+            if reference.endswith(".npz"):
+                _check_inside(reference)
+            elif not _CALLABLE.fullmatch(reference):
+                raise ValueError(f"{field}: must be a path to an .npz file or 'module:callable'")
+        return self
+
+
+class CalibrationChoice(_Spec):
+    """How confidence is made from logits.
+
+    Attributes:
+        method: `temperature` fits one number per tier by the negative log-likelihood; `none` keeps 1.
+        signal: the largest probability, or the top-1 minus top-2 margin (CascadeServe).
+        fit_share: share of the validation groups on which the head is fitted; the rest is searched on.
+    """
+
+    method: Literal["temperature", "none"] = "temperature"
+    signal: Literal["max_probability", "margin"] = "max_probability"
+    fit_share: float = Field(default=0.25, gt=0.0, lt=1.0)
+
+
+class Objective(_Spec):
+    """What the search may give up and what it saves.
+
+    Attributes:
+        max_accuracy_drop: points of accuracy below the last tier that may be given up; 0.5 is .005.
+        minimise: `device_time` (ms per row) or `energy` (J per row).
+        confidence: the drop holds on new data with about this probability (paired bound).
+    """
+
+    max_accuracy_drop: float = Field(default=1.0, ge=0.0, le=100.0)
+    minimise: Literal["device_time", "energy"] = "device_time"
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+
+
+class DeviceGroup(_Spec):
+    """Equal devices.
+
+    Attributes:
+        type: `cpu` or a name of the GPU type.
+        kind: what Triton calls it in an instance group.
+        count: how many; a CPU device is one host's cores.
+        cores: CPU only: cores that the tiers may keep busy.
+        memory_mib: memory of one device.
+        reserved_mib: memory that the plan leaves alone.
+        busy_watts: power of one busy core (CPU) or of the busy device (GPU), dynamic part; only used
+            where no meter is readable, and then shown as modelled.
+    """
+
+    type: Name
+    kind: Literal["cpu", "gpu"]
+    count: int = Field(default=1, ge=1)
+    cores: int | None = Field(default=None, ge=1)
+    memory_mib: int = Field(gt=0)
+    reserved_mib: int = Field(default=0, ge=0)
+    busy_watts: float | None = Field(default=None, gt=0.0)
+
+    @model_validator(mode="after")
+    def _cores_fit_kind(self) -> DeviceGroup:
+        if (self.kind == "cpu") != (self.cores is not None):
+            raise ValueError("'cores' is needed for kind cpu and not allowed for kind gpu")
+        if self.kind == "cpu" and self.count != 1:
+            raise ValueError("'count' must be 1 for kind cpu: one host is one device")
+        return self
+
+
+class Devices(_Spec):
+    """The machine that is planned for: a file of its own, so that one cascade fits several machines."""
+
+    devices: tuple[DeviceGroup, ...] = Field(min_length=1)
+
+
+class Gears(_Spec):
+    """How many gears, and how busy the devices may be before the next gear takes over."""
+
+    count: int = Field(default=2, ge=1, le=16)
+    target_busy_share: float = Field(default=0.8, gt=0.0, le=1.0)
+
+
+class Serving(_Spec):
+    """Limits of the served cascade.
+
+    Attributes:
+        max_batch_size: rows that Triton may join into one batch, for the router and every tier.
+        rows_in_flight: rows admitted and unanswered; above it a request is refused at once.
+        probabilities: also return PROBS FP32 [classes].
+    """
+
+    max_batch_size: int = Field(default=32, ge=1, le=4096)
+    rows_in_flight: int = Field(default=4096, ge=1)
+    probabilities: bool = False
+
+
+class Cascade(_Spec):
+    """A whole `cascade.yaml`."""
+
+    name: Name
+    tiers: tuple[Tier, ...] = Field(min_length=1, max_length=16)
+    data: Data
+    calibration: CalibrationChoice = CalibrationChoice()
+    objective: Objective = Objective()
+    devices: InnerPath
+    gears: Gears = Gears()
+    serving: Serving = Serving()
+    train: CallableName | None = None
+
+    _folder: Path = PrivateAttr(default=Path())
+
+    @model_validator(mode="after")
+    def _tier_names_differ(self) -> Cascade:
+        names = [tier.name for tier in self.tiers]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"tiers: the name {twice[0]!r} is given twice")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds `cascade.yaml`; relative paths start here."""
+        return self._folder
+
+    @property
+    def tier_names(self) -> tuple[str, ...]:
+        """Names, smallest tier first."""
+        return tuple(tier.name for tier in self.tiers)
+
+    def model_name(self, tier: str) -> str:
+        """The Triton model of one tier."""
+        return f"{self.name}_{tier}"
+
+
+def load_cascade(folder: Path) -> Cascade:
+    """Read and check `<folder>/cascade.yaml`.
+
+    Raises:
+        UsageError: the file is missing, is not YAML, or has wrong or unknown fields; all are named.
+    """
+    path = folder / SPEC_FILE if folder.is_dir() else folder
+    cascade = _checked(Cascade, path)
+    cascade._folder = path.parent.resolve()
+    return cascade
+
+
+def load_devices(cascade: Cascade, path: Path | None = None) -> Devices:
+    """Read the device file of a cascade, or another one.
+
+    Raises:
+        UsageError: as for `load_cascade`.
+    """
+    return _checked(Devices, path or cascade.folder / cascade.devices)
+
+
+def _checked(kind: type[_T], path: Path) -> _T:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError(
+            f"{path}: no such file", "`cascade-tools init NAME` writes a commented example"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from None
+    try:
+        content: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: must be a mapping of fields, found {type(content).__name__}")
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {describe(error)}") from None
+
+
+def describe(error: ValidationError) -> str:
+    """Every problem of a validation error, as `field.path: what is wrong`, one per line."""
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        what = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            what = "unknown key; remove it or mend its spelling"
+        lines.append(f"{where}: {what}" if where else what)
+    return "\n  ".join(lines)

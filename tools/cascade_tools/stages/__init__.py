@@ -1,0 +1,1 @@
+"""The stages that touch the world: each loads, calls one pure function, and saves."""

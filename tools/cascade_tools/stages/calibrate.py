@@ -1,0 +1,143 @@
+"""Runs the source models once on the labelled rows and fits each tier's confidence head."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade_tools.artifacts import CalibratedTier, Calibration, ScoreTable
+from cascade_tools.errors import UsageError
+from cascade_tools.planning.calibration import fit_temperature, reliability, split_by_group
+from cascade_tools.runtime.head import apply_head
+from cascade_tools.spec import Cascade
+from cascade_tools.stages.progress import Advance, Reporter
+from cascade_tools.stages.sources import Source, load_source
+from cascade_tools.stages.usercode import Rows, load_rows
+from cascade_tools.store import Workspace, readable_disk_errors, save_score_table
+
+CALIBRATION_FILE = "calibration.json"
+SCORES_FILE = "scores.npz"
+BATCH = 32
+SPLIT_SEED = 0
+
+Logits = npt.NDArray[np.float32]
+
+
+def calibrate(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
+    """Write `calibration.json` and `scores.npz`.
+
+    Raises:
+        UsageError: a tier's outputs do not fit, are not finite, or a label is out of range.
+    """
+    cascade = work.cascade
+    rows = load_rows(cascade, "validation")
+    logits = {}
+    for tier in cascade.tiers:
+        source = load_source(cascade, tier)
+        with report.task(f"  {tier.name}: {len(rows)} rows through the source model") as advance:
+            logits[tier.name] = run_source(source, rows, advance)
+    classes = check_logits(cascade, logits, rows)
+    fit = split_by_group(rows.group, cascade.calibration.fit_share, SPLIT_SEED)
+    heads = [_fit(cascade, name, values, rows.target, fit) for name, values in logits.items()]
+    scores = [apply_head(logits[h.tier], h.temperature, h.signal) for h in heads]
+    table = ScoreTable(
+        tiers=cascade.tier_names,
+        confidence=np.stack([score.confidence for score in scores], axis=1),
+        label=np.stack([score.label for score in scores], axis=1),
+        target=rows.target,
+        group=rows.group,
+        split=np.where(fit, "fit", "search"),
+    )
+    calibration = Calibration(
+        cascade=cascade.name,
+        made_from=made_from,
+        inputs=rows.specs(),
+        classes=classes,
+        rows={"fit": int(fit.sum()), "search": int((~fit).sum())},
+        tiers=tuple(heads),
+    )
+    with readable_disk_errors(work.build):
+        save_score_table(work.path(SCORES_FILE), table)
+        work.save(CALIBRATION_FILE, calibration)
+
+
+def run_source(source: Source, rows: Rows, advance: Advance) -> Logits:
+    """Logits [rows, classes] of all rows, two batches at a time, in order."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    starts = range(0, len(rows), BATCH)
+    try:
+        with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+            parts = []
+            for done, part in enumerate(
+                pool.map(lambda s: source.logits(rows.take(slice(s, s + BATCH)).inputs), starts)
+            ):
+                parts.append(part)
+                advance(done + 1, len(starts))
+    finally:
+        torch.set_num_threads(threads)
+    if any(part.ndim != 2 for part in parts):
+        return parts[0]
+    return np.concatenate(parts)
+
+
+def check_logits(cascade: Cascade, logits: dict[str, Logits], rows: Rows) -> int:
+    """The number of classes, if all tiers agree on it and all values are finite.
+
+    Raises:
+        UsageError: names the tier or the field that does not fit.
+    """
+    classes = None
+    for name, values in logits.items():
+        if values.ndim != 2 or len(values) != len(rows) or values.shape[1] < 1:
+            raise UsageError(
+                f"tiers.{name}: must give logits [rows, classes], gave {list(values.shape)}"
+            )
+        classes = classes or values.shape[1]
+        if values.shape[1] != classes:
+            raise UsageError(
+                f"tiers.{name}: gives {values.shape[1]} classes, "
+                f"tier {cascade.tiers[0].name} gives {classes}"
+            )
+        broken = int((~np.isfinite(values)).any(axis=1).sum())
+        if broken:
+            raise UsageError(
+                f"tiers.{name}: {broken} of {len(rows)} rows of data.validation give NaN or "
+                "infinite logits",
+                "mend the model or its input scaling; a cascade cannot be calibrated on these",
+            )
+    assert classes is not None
+    low, high = int(rows.target.min()), int(rows.target.max())
+    if low < 0 or high >= classes:
+        raise UsageError(
+            f"data.validation: target has labels {low} to {high}, "
+            f"but the tiers have {classes} classes: 0 to {classes - 1}"
+        )
+    return classes
+
+
+def _fit(
+    cascade: Cascade,
+    tier: str,
+    logits: Logits,
+    target: npt.NDArray[np.int64],
+    fit: npt.NDArray[np.bool_],
+) -> CalibratedTier:
+    choice = cascade.calibration
+    temperature = (
+        fit_temperature(logits[fit], target[fit]) if choice.method == "temperature" else 1.0
+    )
+    held_out, held_target = logits[~fit], target[~fit]
+    return CalibratedTier(
+        tier=tier,
+        method=choice.method,
+        signal=choice.signal,
+        temperature=temperature,
+        accuracy=float((held_out.argmax(axis=1) == held_target).mean()),
+        before=reliability(held_out, held_target, 1.0, choice.signal),
+        after=reliability(held_out, held_target, temperature, choice.signal),
+    )

@@ -1,0 +1,95 @@
+"""Makes the gear plan: what the router reads at run time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cascade_tools.artifacts import (
+    Calibration,
+    Frontier,
+    Gear,
+    GearPlan,
+    Hysteresis,
+    LadderTier,
+    Placement,
+    PredictedPolicy,
+    Profile,
+    RouterLimits,
+    RoutingPolicy,
+)
+from cascade_tools.planning.gears import choose_gears
+from cascade_tools.planning.placement import Device, sustainable_rate
+from cascade_tools.stages.calibrate import CALIBRATION_FILE
+from cascade_tools.stages.place import PLACEMENT_FILE, expand, tier_loads
+from cascade_tools.stages.profile import PROFILE_FILE
+from cascade_tools.stages.progress import Reporter
+from cascade_tools.stages.search import FRONTIER_FILE, POLICY_FILE
+from cascade_tools.store import Workspace, readable_disk_errors
+
+GEARS_FILE = "gear_plan.json"
+
+
+def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
+    """Write `gear_plan.json`."""
+    cascade = work.cascade
+    calibration = work.load(CALIBRATION_FILE, Calibration, "calibrate")
+    profile = work.load(PROFILE_FILE, Profile, "profile")
+    policy = work.load(POLICY_FILE, RoutingPolicy, "search")
+    frontier = work.load(FRONTIER_FILE, Frontier, "search")
+    placement = work.load(PLACEMENT_FILE, Placement, "place")
+    groups = expand(cascade)
+    devices = tuple(Device(g.type, g.memory_mib - g.reserved_mib) for g in groups)
+    count = np.zeros((len(cascade.tiers), len(groups)), np.int64)
+    for placed in placement.instances:
+        count[cascade.tier_names.index(placed.tier), placed.device] = placed.count
+
+    def sustainable_rps(candidate: PredictedPolicy) -> float:
+        loads = tier_loads(cascade, profile, candidate.reach, groups)
+        return sustainable_rate(loads, devices, count)[0]
+
+    choices = choose_gears(
+        (policy.chosen, policy.reference, *frontier.policies),
+        cascade.objective.max_accuracy_drop,
+        cascade.gears.count,
+        cascade.gears.target_busy_share,
+        sustainable_rps,
+    )
+    if len(choices) < cascade.gears.count:
+        report.say(f"  {len(choices)} gear(s): more would coincide")
+    with readable_disk_errors(work.build):
+        work.save(
+            GEARS_FILE,
+            GearPlan(
+                cascade=cascade.name,
+                made_from=made_from,
+                inputs=calibration.inputs,
+                classes=calibration.classes,
+                probabilities=cascade.serving.probabilities,
+                ladder=tuple(
+                    LadderTier(
+                        tier=name,
+                        model=cascade.model_name(name),
+                        p50_ms=profile.at(name, 1).latency_p50_ms,
+                        p99_ms=profile.at(name, 1).latency_p99_ms,
+                    )
+                    for name in cascade.tier_names
+                ),
+                gears=tuple(
+                    Gear(
+                        up_to_rps=choice.up_to_rps,
+                        policy=choice.policy.table,
+                        min_queue=1,
+                        max_wait_ms=0.0,
+                        predicted_accuracy=choice.policy.accuracy,
+                        predicted_cost=choice.policy.cost,
+                    )
+                    for choice in choices
+                ),
+                hysteresis=Hysteresis(),
+                limits=RouterLimits(
+                    rows_in_flight=cascade.serving.rows_in_flight,
+                    max_batch_size=cascade.serving.max_batch_size,
+                ),
+                cost_unit=policy.cost_unit,
+            ),
+        )

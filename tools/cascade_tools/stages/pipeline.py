@@ -1,0 +1,190 @@
+"""The chain of stages: what each reads and writes, and which are stale.
+
+    calibrate > export > profile > search > place > gears > build-repo
+
+A stage is fresh if its files exist and record the digests of exactly what it would read now.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from cascade_tools import __version__
+from cascade_tools.errors import CascadeError
+from cascade_tools.repository.render import Target
+from cascade_tools.spec import Cascade
+from cascade_tools.stages.build_repo import build_repo, repository_root
+from cascade_tools.stages.calibrate import CALIBRATION_FILE, SCORES_FILE, calibrate
+from cascade_tools.stages.export import EXPORTED_FILE, export
+from cascade_tools.stages.gears import GEARS_FILE, gears
+from cascade_tools.stages.place import PLACEMENT_FILE, place
+from cascade_tools.stages.profile import PROFILE_FILE, machine, profile
+from cascade_tools.stages.progress import Reporter
+from cascade_tools.stages.search import FRONTIER_FILE, POLICY_FILE, search
+from cascade_tools.store import Workspace, digest_file, digest_files, digest_value
+
+State = Literal["fresh", "stale", "missing"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One verb of the chain.
+
+    Attributes:
+        files: what it writes below `build/<cascade>/`; the first records `made_from`.
+        reads: files of earlier stages.
+        depends: digests of everything else that it reads, by name.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    reads: tuple[str, ...]
+    depends: Callable[[Cascade], dict[str, str]]
+    run: Callable[[Workspace, dict[str, str], Reporter], None]
+
+    def made_from(self, work: Workspace) -> dict[str, str]:
+        """Digests of all that the stage would read now."""
+        files = {name: digest_file(work.path(name)) for name in self.reads}
+        return {**self.depends(work.cascade), **files, "cascade-tools": __version__}
+
+    def state(self, work: Workspace) -> State:
+        """Whether the stage's files are there and up to date."""
+        if not all(work.path(name).is_file() for name in self.files):
+            return "missing"
+        try:
+            recorded = json.loads(work.path(self.files[0]).read_bytes()).get("made_from")
+        except (OSError, ValueError, AttributeError):
+            return "stale"
+        return "fresh" if recorded == self.made_from(work) else "stale"
+
+
+def _sources(cascade: Cascade) -> dict[str, str]:
+    """Digests of the models and of the Python and data files that they and the rows come from."""
+    folder = cascade.folder
+    paths = set(folder.rglob("*.py")) | set(folder.glob("*.npz"))
+    for tier in cascade.tiers:
+        paths |= {folder / p for p in (tier.source.weights, tier.source.onnx) if p is not None}
+        paths |= _module_files(tier.source.torch)
+    for reference in (cascade.data.validation, cascade.data.test):
+        if reference is not None and reference.endswith(".npz"):
+            paths.add(folder / reference)
+    return {
+        "sources": digest_files(paths, folder),
+        "tiers": digest_value(*cascade.tiers, cascade.data.validation),
+    }
+
+
+def _module_files(reference: str | None) -> set[Path]:
+    """The file of an installed top-level module, found without importing it."""
+    if reference is None:
+        return set()
+    try:
+        found = find_spec(reference.partition(":")[0].partition(".")[0])
+    except (ImportError, ValueError):
+        return set()
+    return {Path(found.origin)} if found and found.origin and found.has_location else set()
+
+
+def _with_sources(*sections: str) -> Callable[[Cascade], dict[str, str]]:
+    def depends(cascade: Cascade) -> dict[str, str]:
+        return {**_sources(cascade), **_sections(*sections)(cascade)}
+
+    return depends
+
+
+def _sections(*names: str) -> Callable[[Cascade], dict[str, str]]:
+    def depends(cascade: Cascade) -> dict[str, str]:
+        return {name: digest_value(getattr(cascade, name)) for name in names}
+
+    return depends
+
+
+def _devices(cascade: Cascade) -> dict[str, str]:
+    return {"devices": digest_file(cascade.folder / cascade.devices)}
+
+
+def _machine_and_devices(cascade: Cascade) -> dict[str, str]:
+    plain = [f"{name}={value}" for name, value in sorted(machine().items())]
+    return {"machine": digest_value(*plain), **_devices(cascade), **_sections("serving")(cascade)}
+
+
+STAGES = (
+    Stage(
+        "calibrate",
+        (CALIBRATION_FILE, SCORES_FILE),
+        (),
+        _with_sources("calibration"),
+        calibrate,
+    ),
+    Stage("export", (EXPORTED_FILE,), (CALIBRATION_FILE,), _with_sources("serving"), export),
+    Stage("profile", (PROFILE_FILE,), (EXPORTED_FILE,), _machine_and_devices, profile),
+    Stage(
+        "search",
+        (POLICY_FILE, FRONTIER_FILE),
+        (SCORES_FILE, PROFILE_FILE),
+        _sections("objective"),
+        search,
+    ),
+    Stage("place", (PLACEMENT_FILE,), (PROFILE_FILE, POLICY_FILE), _devices, place),
+    Stage(
+        "gears",
+        (GEARS_FILE,),
+        (CALIBRATION_FILE, PROFILE_FILE, POLICY_FILE, FRONTIER_FILE, PLACEMENT_FILE),
+        lambda cascade: {
+            **_sections("gears", "serving", "objective", "name")(cascade),
+            **_devices(cascade),
+        },
+        gears,
+    ),
+)
+
+
+def run_stage(name: str, work: Workspace, report: Reporter) -> None:
+    """Run one stage, whether or not it is stale."""
+    stage = next(stage for stage in STAGES if stage.name == name)
+    stage.run(work, stage.made_from(work), report)
+
+
+def run_all(work: Workspace, target: Target, report: Reporter, *, force: bool = False) -> Path:
+    """Run what is stale, in order, and write the repository; return it."""
+    for number, stage in enumerate(STAGES, start=1):
+        state = stage.state(work)
+        step = f"[{number}/{len(STAGES) + 1}] {stage.name}"
+        if state == "fresh" and not force:
+            report.say(f"{step}: fresh")
+            continue
+        report.say(f"{step}: {'running again' if state == 'fresh' else state}")
+        stage.run(work, stage.made_from(work), report)
+    report.say(f"[{len(STAGES) + 1}/{len(STAGES) + 1}] build-repo")
+    return build_repo(work, target, check=False, report=report)
+
+
+def status(work: Workspace, target: Target, report: Reporter) -> dict[str, State]:
+    """State of every stage; what follows a stage that is not fresh is at best stale."""
+    states: dict[str, State] = {}
+    behind = False
+    for stage in STAGES:
+        state = stage.state(work)
+        if behind and state == "fresh":
+            state = "stale"
+        states[stage.name] = state
+        behind = behind or state != "fresh"
+    states["build-repo"] = _repository_state(work, target, behind, report)
+    return states
+
+
+def _repository_state(work: Workspace, target: Target, behind: bool, report: Reporter) -> State:
+    if not (repository_root(work, target) / "current").exists():
+        return "missing"
+    if behind:
+        return "stale"
+    try:
+        build_repo(work, target, check=True, report=report)
+    except CascadeError:
+        return "stale"
+    return "fresh"

@@ -1,0 +1,136 @@
+"""Places the tiers on the devices of the device file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cascade_tools.artifacts import PlacedDevice, PlacedInstances, Placement, Profile, RoutingPolicy
+from cascade_tools.errors import CheckFailed, Infeasible, UsageError
+from cascade_tools.planning.placement import Device, Solution, TierLoad, verify
+from cascade_tools.planning.placement import place as place_tiers
+from cascade_tools.spec import Cascade, DeviceGroup, load_devices
+from cascade_tools.stages.profile import PROFILE_FILE
+from cascade_tools.stages.progress import Reporter
+from cascade_tools.stages.search import POLICY_FILE, planned_point
+from cascade_tools.store import Workspace, readable_disk_errors
+
+PLACEMENT_FILE = "placement.json"
+
+
+def place(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
+    """Write `placement.json`.
+
+    Raises:
+        Infeasible: the tiers do not fit; names the constraint.
+        UsageError: the profile has no figures for a device type.
+    """
+    cascade = work.cascade
+    profile = work.load(PROFILE_FILE, Profile, "profile")
+    policy = work.load(POLICY_FILE, RoutingPolicy, "search")
+    groups = expand(cascade)
+    tiers = tier_loads(cascade, profile, policy.chosen.reach, groups)
+    devices = tuple(Device(g.type, g.memory_mib - g.reserved_mib) for g in groups)
+    solution = place_tiers(tiers, devices)
+    problems = verify(tiers, devices, solution)
+    if problems:
+        raise CheckFailed("the placement does not hold: " + "; ".join(problems))
+    report.say(f"  {solution.rate_rps:.0f} rows/s sustainable ({solution.status})")
+    batch = {name: planned_point(profile, name).batch for name in cascade.tier_names}
+    with readable_disk_errors(work.build):
+        work.save(
+            PLACEMENT_FILE,
+            _artifact(cascade, made_from, groups, tiers, solution, batch, _giant_only(tiers, devices)),
+        )
+
+
+def expand(cascade: Cascade) -> list[DeviceGroup]:
+    """One entry per device, in the order of the device file."""
+    return [group for group in load_devices(cascade).devices for _ in range(group.count)]
+
+
+def tier_loads(
+    cascade: Cascade, profile: Profile, reach: dict[str, float], groups: list[DeviceGroup]
+) -> tuple[TierLoad, ...]:
+    """What the placement needs to know of every tier.
+
+    Raises:
+        UsageError: a device type was not profiled.
+    """
+    missing = {group.type for group in groups} - {point.device for point in profile.points}
+    if missing:
+        raise UsageError(
+            f"{cascade.folder / cascade.devices}: the profile has no figures for device type "
+            f"{sorted(missing)[0]!r}"
+        )
+    loads = []
+    for name in cascade.tier_names:
+        point = planned_point(profile, name)
+        loads.append(
+            TierLoad(
+                name=name,
+                reach=reach[name],
+                seconds_per_row={point.device: point.latency_p50_ms / 1000.0 / point.batch},
+                utilization={point.device: point.kernel_utilization},
+                memory_mib=point.memory_mib,
+            )
+        )
+    return tuple(loads)
+
+
+def _giant_only(tiers: tuple[TierLoad, ...], devices: tuple[Device, ...]) -> float | None:
+    """Sustainable rate of the last tier alone on the same devices, None where it does not fit."""
+    try:
+        return place_tiers((replace(tiers[-1], reach=1.0),), devices).rate_rps
+    except Infeasible:
+        return None
+
+
+def _artifact(
+    cascade: Cascade,
+    made_from: dict[str, str],
+    groups: list[DeviceGroup],
+    tiers: tuple[TierLoad, ...],
+    solution: Solution,
+    batch: dict[str, int],
+    giant_only_rps: float | None,
+) -> Placement:
+    gpus = [g for g, group in enumerate(groups) if group.kind == "gpu"]
+    devices = []
+    for g, group in enumerate(groups):
+        used = sum(t.memory_mib * int(solution.count[i, g]) for i, t in enumerate(tiers))
+        busy = sum(
+            t.utilization[group.type] * float(solution.busy[i, g]) for i, t in enumerate(tiers)
+        )
+        devices.append(
+            PlacedDevice(
+                type=group.type,
+                kind=group.kind,
+                gpu=gpus.index(g) if group.kind == "gpu" else None,
+                memory_mib=group.memory_mib,
+                used_memory_mib=used,
+                busy_share=busy,
+            )
+        )
+    instances = [
+        PlacedInstances(
+            tier=tier.name,
+            device=g,
+            count=int(solution.count[i, g]),
+            busy_instances=float(solution.busy[i, g]),
+        )
+        for i, tier in enumerate(tiers)
+        for g in range(len(groups))
+        if solution.count[i, g] > 0
+    ]
+    return Placement(
+        cascade=cascade.name,
+        made_from=made_from,
+        rate_rps=solution.rate_rps,
+        bound_rps=solution.bound_rps,
+        gap=solution.gap,
+        status=solution.status,
+        giant_only_rps=giant_only_rps,
+        batch=batch,
+        devices=tuple(devices),
+        instances=tuple(instances),
+    )

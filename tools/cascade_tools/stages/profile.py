@@ -1,0 +1,211 @@
+"""Measures every exported tier on this machine, in process, with ONNX Runtime on one thread.
+
+    tier  |-- load --|-- warm-up --|== repetition 1 ==|== repetition 2 ==| ...
+                                   |<- batch after batch of validation rows ->|
+          memory: after - before    latency of each batch, CPU seconds, joules
+
+Batches are drawn from the user's own validation rows with a fixed seed, never zeros. A point is complete
+after `MIN_SECONDS` and `MIN_RUNS`. Kernel utilization on a CPU device is CPU seconds over wall seconds and
+the cores of the device. Energy is dynamic: what a meter counts during the runs minus the idle power, or,
+without a meter, CPU seconds times the watts that the device file gives (`modelled`), or unknown.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import psutil
+
+from cascade_tools.artifacts import Exported, Origin, Profile, ProfilePoint
+from cascade_tools.errors import UsageError
+from cascade_tools.spec import DeviceGroup, load_devices
+from cascade_tools.stages.export import EXPORTED_FILE
+from cascade_tools.stages.meters import EnergyMeter, find_meter
+from cascade_tools.stages.progress import Reporter
+from cascade_tools.stages.usercode import Rows, load_rows
+from cascade_tools.store import Workspace, digest_file, readable_disk_errors
+
+PROFILE_FILE = "profile.json"
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+WARM_UP_RUNS = 3
+MIN_RUNS = 12
+MIN_SECONDS = 0.25
+MAX_RUNS = 2000
+IDLE_SECONDS = 1.0
+THREADS = 1
+SEED = 0
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """What one point's runs took; `energy_j` is total, None without a meter."""
+
+    wall_s: list[float]
+    cpu_s: float
+    energy_j: float | None
+
+
+def profile(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
+    """Write `profile.json`.
+
+    Raises:
+        UsageError: the device file names no CPU, or an exported file is missing or changed.
+    """
+    cascade = work.cascade
+    exported = work.load(EXPORTED_FILE, Exported, "export")
+    device = _cpu_of(work)
+    rows = load_rows(cascade, "validation")
+    meter = find_meter()
+    idle_watts = _idle_watts(meter)
+    batches = [b for b in BATCHES if b <= cascade.serving.max_batch_size]
+    points: list[ProfilePoint] = []
+    with report.task(f"  {len(exported.tiers)} tiers x {len(batches)} batch sizes") as advance:
+        for tier in exported.tiers:
+            path = work.path(tier.file)
+            if digest_file(path) != tier.sha256:
+                raise UsageError(
+                    f"{path}: missing or not the file that was exported",
+                    f"run `cascade-tools export {cascade.folder}`",
+                )
+            before = psutil.Process().memory_info().rss
+            session = _open(path)
+            _run(session, rows, batches[-1], WARM_UP_RUNS, np.random.default_rng(SEED))
+            memory_mib = max(
+                (psutil.Process().memory_info().rss - before) / 2**20, path.stat().st_size / 2**20
+            )
+            for batch in batches:
+                runs = _measure(session, rows, batch, meter)
+                points.append(
+                    _point(tier.tier, batch, runs, memory_mib, device, meter, idle_watts)
+                )
+                advance(len(points), len(exported.tiers) * len(batches))
+    with readable_disk_errors(work.build):
+        work.save(
+            PROFILE_FILE,
+            Profile(
+                cascade=cascade.name,
+                made_from=made_from,
+                environment=machine(),
+                points=tuple(points),
+            ),
+        )
+
+
+def machine() -> dict[str, str]:
+    """What the figures depend on: the processor and the versions that ran."""
+    return {
+        "processor": _processor_name(),
+        "cores": str(psutil.cpu_count(logical=True)),
+        "python": platform.python_version(),
+        "onnxruntime": version("onnxruntime"),
+        "numpy": version("numpy"),
+    }
+
+
+def _processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.machine()
+
+
+def _cpu_of(work: Workspace) -> DeviceGroup:
+    groups = [group for group in load_devices(work.cascade).devices if group.kind == "cpu"]
+    if not groups:
+        raise UsageError(
+            f"{work.cascade.folder / work.cascade.devices}: names no device of kind cpu, "
+            "the kind that this profiler measures"
+        )
+    return groups[0]
+
+
+def _open(path: Any) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _idle_watts(meter: EnergyMeter | None) -> float:
+    if meter is None:
+        return 0.0
+    start_j, start = meter.read_j(), time.perf_counter()
+    time.sleep(IDLE_SECONDS)
+    return (meter.read_j() - start_j) / (time.perf_counter() - start)
+
+
+def _run(
+    session: Any, rows: Rows, batch: int, count: int, rng: np.random.Generator
+) -> list[float]:
+    wall_s = []
+    for _ in range(count):
+        inputs = rows.take(rng.integers(len(rows), size=batch)).inputs
+        start = time.perf_counter()
+        session.run(None, inputs)
+        wall_s.append(time.perf_counter() - start)
+    return wall_s
+
+
+def _measure(session: Any, rows: Rows, batch: int, meter: EnergyMeter | None) -> _Runs:
+    rng = np.random.default_rng(SEED)
+    _run(session, rows, batch, WARM_UP_RUNS, rng)
+    wall_s: list[float] = []
+    cpu_s = 0.0
+    start_j = meter.read_j() if meter else 0.0
+    while len(wall_s) < MAX_RUNS and (len(wall_s) < MIN_RUNS or sum(wall_s) < MIN_SECONDS):
+        inputs = rows.take(rng.integers(len(rows), size=batch)).inputs
+        cpu_before, start = time.process_time(), time.perf_counter()
+        session.run(None, inputs)
+        wall_s.append(time.perf_counter() - start)
+        cpu_s += time.process_time() - cpu_before
+    return _Runs(wall_s, cpu_s, meter.read_j() - start_j if meter else None)
+
+
+def _point(
+    tier: str,
+    batch: int,
+    runs: _Runs,
+    memory_mib: float,
+    device: DeviceGroup,
+    meter: EnergyMeter | None,
+    idle_watts: float,
+) -> ProfilePoint:
+    total_s = sum(runs.wall_s)
+    rows = len(runs.wall_s) * batch
+    assert device.cores is not None
+    utilization = min(1.0, max(runs.cpu_s / (total_s * device.cores), 1e-6))
+    energy_j: float | None = None
+    origin: Origin | None = None
+    if meter is not None and runs.energy_j is not None:
+        energy_j = max(0.0, runs.energy_j - idle_watts * total_s) / rows
+        origin = "measured"
+    elif device.busy_watts is not None:
+        energy_j, origin = device.busy_watts * runs.cpu_s / rows, "modelled"
+    p50, p99 = np.percentile(np.array(runs.wall_s) * 1000.0, [50, 99])
+    return ProfilePoint(
+        tier=tier,
+        format="onnx",
+        device=device.type,
+        batch=batch,
+        latency_p50_ms=float(p50),
+        latency_p99_ms=float(p99),
+        throughput_rps=batch * 1000.0 / float(p50),
+        cpu_ms_per_row=1000.0 * runs.cpu_s / rows,
+        memory_mib=memory_mib,
+        kernel_utilization=utilization,
+        energy_j=energy_j,
+        origin="measured",
+        energy_origin=origin,
+    )
+

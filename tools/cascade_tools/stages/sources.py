@@ -1,0 +1,237 @@
+"""The models of a ladder where they come from: run them for logits, and export them with their head."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade_tools.artifacts import CalibratedTier, InputSpec
+from cascade_tools.errors import UsageError
+from cascade_tools.spec import Cascade, Tier
+from cascade_tools.stages.usercode import blame_user_code, call
+
+if TYPE_CHECKING:
+    import torch
+
+Inputs = dict[str, npt.NDArray[Any]]
+OPSET = 20
+
+
+class Source(Protocol):
+    """A tier's model as its owner made it."""
+
+    parameters: int
+
+    def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
+        """Logits [rows, classes] of one batch."""
+
+    def export(
+        self, head: CalibratedTier, inputs: tuple[InputSpec, ...], probabilities: bool
+    ) -> bytes:
+        """An ONNX graph with outputs LABEL, CONFIDENCE and, where asked, PROBS."""
+
+
+def load_source(cascade: Cascade, tier: Tier) -> Source:
+    """Load the model of one tier.
+
+    Raises:
+        UsageError: a file is missing, or the callable, the weights or the graph do not fit.
+    """
+    field = f"tiers.{tier.name}.source"
+    for name in ("weights", "onnx"):
+        path = getattr(tier.source, name)
+        if path is not None and not (cascade.folder / path).is_file():
+            raise UsageError(f"{field}.{name}: {cascade.folder / path}: no such file")
+    if tier.source.onnx is not None:
+        return OnnxSource(cascade.folder / tier.source.onnx, field)
+    assert tier.source.torch is not None
+    return TorchSource(cascade.folder, tier.source.torch, tier.source.weights, field)
+
+
+class TorchSource:
+    """A `torch.nn.Module` from a callable, with its weights."""
+
+    def __init__(self, folder: Path, reference: str, weights: str | None, field: str) -> None:
+        import torch
+
+        module = call(folder, reference, f"{field}.torch")
+        if not isinstance(module, torch.nn.Module):
+            raise UsageError(
+                f"{field}.torch: {reference} returned {type(module).__name__}, "
+                "not a torch.nn.Module"
+            )
+        if weights is not None:
+            _load_weights(module, folder / weights, f"{field}.weights")
+        self._module = module.eval()
+        self._field = field
+        self.parameters = sum(p.numel() for p in module.parameters())
+
+    def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
+        """See `Source`."""
+        import torch
+
+        with torch.inference_mode(), blame_user_code(f"{self._field}: forward"):
+            found = self._module(*[torch.from_numpy(values) for values in inputs.values()])
+            return np.asarray(found.float().numpy(), np.float32)
+
+    def export(
+        self, head: CalibratedTier, inputs: tuple[InputSpec, ...], probabilities: bool
+    ) -> bytes:
+        """See `Source`."""
+        return _export(_with_head(self._module, head, probabilities), inputs, self._field)
+
+
+class OnnxSource:
+    """An ONNX graph whose only output is the logits."""
+
+    def __init__(self, path: Path, field: str) -> None:
+        import onnx
+        import onnxruntime
+
+        try:
+            self._model = onnx.load(path)
+            onnx.checker.check_model(self._model)
+            self._session = onnxruntime.InferenceSession(
+                self._model.SerializeToString(), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise UsageError(f"{field}.onnx: {path}: not a usable ONNX graph: {error}") from None
+        outputs = [output.name for output in self._session.get_outputs()]
+        if len(outputs) != 1:
+            raise UsageError(f"{field}.onnx: must have one output, the logits; has {outputs}")
+        self._output = outputs[0]
+        self._field = field
+        self.parameters = sum(
+            int(np.prod(tensor.dims)) for tensor in self._model.graph.initializer
+        )
+
+    def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
+        """See `Source`."""
+        names = {entry.name for entry in self._session.get_inputs()}
+        if names != set(inputs):
+            raise UsageError(
+                f"{self._field}.onnx: inputs {sorted(names)} but the data has {sorted(inputs)}"
+            )
+        with blame_user_code(f"{self._field}: run"):
+            return np.asarray(self._session.run(None, inputs)[0], np.float32)
+
+    def export(
+        self, head: CalibratedTier, inputs: tuple[InputSpec, ...], probabilities: bool
+    ) -> bytes:
+        """See `Source`."""
+        import onnx
+        import torch
+        from onnx import compose, version_converter
+
+        shape = self._session.get_outputs()[0].shape
+        logits = InputSpec(name="LOGITS", datatype="FP32", dims=(int(shape[-1]),))
+        graph = _export(_with_head(torch.nn.Identity(), head, probabilities), (logits,), self._field)
+        top = compose.add_prefix(
+            onnx.load_from_string(graph), "cascade_", rename_inputs=False, rename_outputs=False
+        )
+        bottom = version_converter.convert_version(self._model, OPSET)
+        top.ir_version = bottom.ir_version
+        merged = compose.merge_models(bottom, top, io_map=[(self._output, "LOGITS")])
+        return merged.SerializeToString()  # type: ignore[no-any-return]
+
+
+def _load_weights(module: torch.nn.Module, path: Path, field: str) -> None:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        module.load_state_dict(state)
+    except (SafetensorError, RuntimeError, OSError, ValueError, EOFError, TypeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{field}: {path}: do not fit the module: {first}") from None
+    except Exception as error:  # what unpickling refuses has no common class
+        raise UsageError(
+            f"{field}: {path}: not loadable as plain weights ({type(error).__name__})",
+            "save a state_dict as .safetensors",
+        ) from None
+
+
+def _with_head(
+    body: torch.nn.Module, head: CalibratedTier, probabilities: bool
+) -> torch.nn.Module:
+    import torch
+
+    class WithHead(torch.nn.Module):
+        """The model, then temperature, softmax, label and confidence; see `runtime/head.py`."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = body
+
+        def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            logits = self.body(*inputs).float()
+            probs = torch.softmax(logits / head.temperature, dim=-1)
+            top = torch.topk(probs, min(2, probs.shape[-1]), dim=-1)
+            confidence = top.values[:, :1]
+            if head.signal == "margin" and top.values.shape[-1] > 1:
+                confidence = confidence - top.values[:, 1:2]
+            # ArgMax, not TopK: of equal logits both must name the first class.
+            label = torch.argmax(logits, dim=-1, keepdim=True)
+            return (label, confidence, probs) if probabilities else (label, confidence)
+
+    return WithHead().eval()
+
+
+def _export(module: torch.nn.Module, inputs: tuple[InputSpec, ...], field: str) -> bytes:
+    import torch
+
+    kinds = {
+        "FP32": torch.float32,
+        "FP16": torch.float16,
+        "FP64": torch.float64,
+        "INT64": torch.int64,
+        "INT32": torch.int32,
+        "INT8": torch.int8,
+        "UINT8": torch.uint8,
+        "BOOL": torch.bool,
+    }
+    example = tuple(torch.zeros((2, *spec.dims), dtype=kinds[spec.datatype]) for spec in inputs)
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    names = ["LABEL", "CONFIDENCE", "PROBS"]
+    with _quiet(), blame_user_code(f"{field}: export to ONNX"):
+        program = torch.onnx.export(
+            module,
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[spec.name for spec in inputs],
+            output_names=names[: len(module(*example))],
+            dynamic_shapes={"inputs": tuple({0: batch} for _ in inputs)},
+            verbose=False,
+        )
+        buffer = io.BytesIO()
+        assert program is not None
+        program.save(buffer)
+        return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter speaks of its own internals; what matters comes back as an exception."""
+    chatty = logging.getLogger("torch.onnx")
+    level = chatty.level
+    chatty.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        chatty.setLevel(level)

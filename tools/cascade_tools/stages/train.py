@@ -1,0 +1,96 @@
+"""Makes the weights of a cascade by its own recipe (`train:` in `cascade.yaml`)."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade_tools.errors import UsageError
+from cascade_tools.spec import Cascade, Tier
+from cascade_tools.stages.progress import Reporter
+from cascade_tools.stages.usercode import load_callable, load_rows
+from cascade_tools.store import readable_disk_errors, write_atomically
+
+
+def train(
+    cascade: Cascade, tiers: list[str], seed: int, out: Path | None, report: Reporter
+) -> list[dict[str, object]]:
+    """Train tiers and write their weights as fp16 safetensors.
+
+    Args:
+        cascade: must have `train`.
+        tiers: names; empty for all.
+        seed: of everything random.
+        out: folder for the weights; None writes them where `cascade.yaml` reads them.
+        report: progress.
+
+    Returns:
+        Per tier its name, parameters, accuracy on the validation rows, and seconds.
+
+    Raises:
+        UsageError: no recipe, an unknown tier, or a tier without a .safetensors path.
+    """
+    if cascade.train is None:
+        raise UsageError(f"{cascade.folder / 'cascade.yaml'}: has no 'train' recipe")
+    unknown = sorted(set(tiers) - set(cascade.tier_names))
+    if unknown:
+        raise UsageError(
+            f"--tier {unknown[0]}: no such tier; there are {', '.join(cascade.tier_names)}"
+        )
+    recipe = load_callable(cascade.folder, cascade.train, "train")
+    rows = load_rows(cascade, "validation")
+    results = []
+    for tier in cascade.tiers:
+        if tiers and tier.name not in tiers:
+            continue
+        path = _weights_path(cascade, tier, out)
+        start = time.perf_counter()
+        with report.task(f"  training {tier.name}") as advance:
+            module = recipe(tier.name, seed, advance)
+        results.append(
+            {
+                "tier": tier.name,
+                "parameters": sum(p.numel() for p in module.parameters()),
+                "validation_accuracy": _save(module, path, rows.inputs, rows.target),
+                "seconds": time.perf_counter() - start,
+                "file": str(path),
+            }
+        )
+    return results
+
+
+def _weights_path(cascade: Cascade, tier: Tier, out: Path | None) -> Path:
+    weights = tier.source.weights
+    if weights is None or not weights.endswith(".safetensors"):
+        raise UsageError(f"tiers.{tier.name}.source.weights: must be a .safetensors path to train")
+    return cascade.folder / weights if out is None else out / Path(weights).name
+
+
+def _save(
+    module: object,
+    path: Path,
+    inputs: dict[str, npt.NDArray[np.generic]],
+    target: npt.NDArray[np.int64],
+) -> float:
+    """Write the weights in fp16 and return the accuracy of what was written."""
+    import torch
+    from safetensors.torch import save
+
+    assert isinstance(module, torch.nn.Module)
+    half = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in module.state_dict().items()
+    }
+    with readable_disk_errors(path):
+        write_atomically(path, save(half))
+    module.load_state_dict(half)
+    right = 0
+    with torch.inference_mode():
+        for start in range(0, len(target), 256):
+            part = slice(start, start + 256)
+            rows = [torch.from_numpy(values[part]) for values in inputs.values()]
+            right += int((module(*rows).argmax(dim=1).numpy() == target[part]).sum())
+    return right / len(target)

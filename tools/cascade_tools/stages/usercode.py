@@ -1,0 +1,167 @@
+"""Loads what a cascade's own folder brings: callables and labelled rows.
+
+A reference `module:callable` is looked up in the cascade's folder first and then among the installed
+packages. The user's code is trusted as the user's own Python is; data files are not (no pickle).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade_tools.artifacts import InputSpec, IntArray
+from cascade_tools.errors import UsageError
+from cascade_tools.spec import Cascade
+from cascade_tools.store import load_npz
+
+DATATYPES = {
+    "float32": "FP32",
+    "float16": "FP16",
+    "float64": "FP64",
+    "int64": "INT64",
+    "int32": "INT32",
+    "int8": "INT8",
+    "uint8": "UINT8",
+    "bool": "BOOL",
+}
+RESERVED = ("target", "group")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Labelled rows: `inputs` name -> [rows, ...], `target` int64 [rows], `group` int64 [rows]."""
+
+    inputs: dict[str, npt.NDArray[Any]]
+    target: IntArray
+    group: IntArray
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def take(self, index: npt.NDArray[Any] | slice) -> Rows:
+        """The rows of an index, mask or slice."""
+        inputs = {name: values[index] for name, values in self.inputs.items()}
+        return Rows(inputs, self.target[index], self.group[index])
+
+    def specs(self) -> tuple[InputSpec, ...]:
+        """Name, Triton datatype and dims (without the batch) of every input."""
+        return tuple(
+            InputSpec(name=name, datatype=DATATYPES[values.dtype.name], dims=values.shape[1:])
+            for name, values in self.inputs.items()
+        )
+
+
+def load_rows(cascade: Cascade, field: str) -> Rows:
+    """Read `data.validation` or `data.test`.
+
+    Raises:
+        UsageError: the reference does not load, an array has the wrong shape or kind, or there are no rows.
+    """
+    reference = getattr(cascade.data, field)
+    where = f"data.{field} ({reference})"
+    if reference is None:
+        raise UsageError(f"data.{field}: not given in {cascade.folder / 'cascade.yaml'}")
+    if reference.endswith(".npz"):
+        arrays = load_npz(cascade.folder / reference)
+    else:
+        arrays = call(cascade.folder, reference, f"data.{field}")
+    if not isinstance(arrays, dict) or "target" not in arrays:
+        raise UsageError(f"{where}: must give arrays by name, one of them 'target'")
+    arrays = {name: np.asarray(values) for name, values in arrays.items()}
+    target = arrays["target"]
+    if target.ndim != 1 or target.dtype.kind not in "iu":
+        raise UsageError(f"{where}: 'target' must be integers [rows], found {_shape(target)}")
+    rows = len(target)
+    if rows == 0:
+        raise UsageError(f"{where}: the data set is empty")
+    inputs = {name: values for name, values in arrays.items() if name not in RESERVED}
+    if not inputs:
+        raise UsageError(f"{where}: holds no input array beside {' and '.join(RESERVED)}")
+    for name, values in inputs.items():
+        if values.ndim < 2 or len(values) != rows:
+            raise UsageError(
+                f"{where}: input {name!r} must be [{rows}, ...], found {_shape(values)}"
+            )
+        if values.dtype.name not in DATATYPES:
+            raise UsageError(
+                f"{where}: input {name!r} has dtype {values.dtype}; "
+                f"Triton takes {', '.join(DATATYPES)}"
+            )
+    group = arrays.get("group", np.arange(rows))
+    if group.shape != (rows,) or group.dtype.kind not in "iu":
+        raise UsageError(f"{where}: 'group' must be integers [{rows}], found {_shape(group)}")
+    return Rows(inputs, target.astype(np.int64), group.astype(np.int64))
+
+
+def _shape(values: npt.NDArray[Any]) -> str:
+    return f"{values.dtype} {list(values.shape)}"
+
+
+def call(folder: Path, reference: str, field: str) -> Any:
+    """Call a callable without arguments.
+
+    Raises:
+        UsageError: it does not load or it raises; the last line of the user's own code is named.
+    """
+    function = load_callable(folder, reference, field)
+    with blame_user_code(f"{field}: {reference}"):
+        return function()
+
+
+def load_callable(folder: Path, reference: str, field: str) -> Callable[..., Any]:
+    """Import `module:callable`.
+
+    Raises:
+        UsageError: no such module or callable, or importing it fails.
+    """
+    module_name, _, name = reference.partition(":")
+    with blame_user_code(f"{field}: {reference}"):
+        module = _import_from(folder, module_name)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise UsageError(f"{field}: {reference}: {module.__file__} has no callable {name!r}")
+    return function  # type: ignore[no-any-return]
+
+
+def _import_from(folder: Path, module_name: str) -> Any:
+    """Import a module, the cascade's folder first; modules of another cascade do not shadow it."""
+    here = str(folder.resolve())
+    if here in sys.path:
+        sys.path.remove(here)
+    sys.path.insert(0, here)
+    own = {path.stem for path in folder.glob("*.py")} | {
+        path.parent.name for path in folder.glob("*/__init__.py")
+    }
+    for name in list(sys.modules):
+        file = getattr(sys.modules[name], "__file__", None)
+        if name.partition(".")[0] in own and file and not str(file).startswith(here):
+            del sys.modules[name]
+    importlib.invalidate_caches()
+    return importlib.import_module(module_name)
+
+
+@contextmanager
+def blame_user_code(what: str) -> Iterator[None]:
+    """Report an exception of the user's code as one message that names its line.
+
+    Raises:
+        UsageError: the block raised.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise UsageError(
+            f"{what}: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+        ) from error
