@@ -364,3 +364,64 @@ class GearPlan(Artifact):
     def _router_accepts_it(self) -> Self:
         runtime_plan.parse_plan(self.model_dump(mode="json"))
         return self
+
+
+class TierScore(_Value):
+    """One tier of the served ladder; `accuracy` on the test rows, the times from the profile."""
+
+    name: str
+    parameters: int
+    accuracy: float
+    cpu_ms_per_row: float
+    energy_j: float | None
+    energy_origin: Origin | None
+    answer_share: float
+
+
+class ServedScore(_Value):
+    """One served model, as a client measured it through Triton.
+
+    Attributes:
+        accuracy: over all test rows.
+        latency_mean_ms: at 1 client.
+        throughput_rps: at `Score.clients` clients.
+        cpu_ms_per_request: CPU time of the tier processes over requests, at `Score.clients` clients.
+        router_cpu_ms_per_request: of the router's process; None where there is none.
+        server_cpu_ms_per_request: of tritonserver itself.
+        client_cpu_ms_per_request: of the sending process.
+        energy_j: per request, of all server processes.
+    """
+
+    accuracy: float
+    latency_mean_ms: float
+    latency_p50_ms: float
+    latency_p99_ms: float
+    throughput_rps: float
+    cpu_ms_per_request: float
+    router_cpu_ms_per_request: float | None
+    server_cpu_ms_per_request: float
+    client_cpu_ms_per_request: float
+    energy_j: float | None
+    energy_origin: Origin | None
+
+
+class Score(Artifact):
+    """The last tier alone against the cascade on the test rows.
+
+    Attributes:
+        allowance: accuracy that may be given up, as a fraction.
+        promise_held: measured accuracy is within the allowance.
+        accuracy_drop_bound: fraction; what the search bounded on its own rows.
+    """
+
+    kind: Literal["score"] = "score"
+    tiers: tuple[TierScore, ...]
+    giant: ServedScore
+    cascade_score: ServedScore
+    allowance: float
+    accuracy_drop_bound: float
+    promise_held: bool
+    test_rows: int
+    latency_rows: int
+    clients: int
+    environment: dict[str, str]

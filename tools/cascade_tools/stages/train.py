@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
 
 from cascade_tools.errors import UsageError
 from cascade_tools.spec import Cascade, Tier
@@ -15,9 +16,21 @@ from cascade_tools.stages.usercode import load_callable, load_rows
 from cascade_tools.store import readable_disk_errors, write_atomically
 
 
+class TrainedTier(BaseModel):
+    """What training one tier gave; the accuracy is of the weights as written."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tier: str
+    parameters: int
+    validation_accuracy: float
+    seconds: float
+    file: str
+
+
 def train(
     cascade: Cascade, tiers: list[str], seed: int, out: Path | None, report: Reporter
-) -> list[dict[str, object]]:
+) -> list[TrainedTier]:
     """Train tiers and write their weights as fp16 safetensors.
 
     Args:
@@ -26,9 +39,6 @@ def train(
         seed: of everything random.
         out: folder for the weights; None writes them where `cascade.yaml` reads them.
         report: progress.
-
-    Returns:
-        Per tier its name, parameters, accuracy on the validation rows, and seconds.
 
     Raises:
         UsageError: no recipe, an unknown tier, or a tier without a .safetensors path.
@@ -51,13 +61,13 @@ def train(
         with report.task(f"  training {tier.name}") as advance:
             module = recipe(tier.name, seed, advance)
         results.append(
-            {
-                "tier": tier.name,
-                "parameters": sum(p.numel() for p in module.parameters()),
-                "validation_accuracy": _save(module, path, rows.inputs, rows.target),
-                "seconds": time.perf_counter() - start,
-                "file": str(path),
-            }
+            TrainedTier(
+                tier=tier.name,
+                parameters=sum(p.numel() for p in module.parameters()),
+                validation_accuracy=_save(module, path, rows.inputs, rows.target),
+                seconds=time.perf_counter() - start,
+                file=str(path),
+            )
         )
     return results
 

@@ -1,0 +1,28 @@
+# Every target uses .venv in this folder and makes it if it is missing.
+.PHONY: help setup demo check test format clean
+.DEFAULT_GOAL := help
+
+help: ## What there is to make
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 12
+
+setup: ## Make .venv and install everything, pinned
+	@scripts/setup
+
+demo: setup ## Plan, serve and score the digits cascade on a real Triton
+	@.venv/bin/cascade-tools demo
+
+check: setup ## Format, lint, types, import direction
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/pytest -q tests/test_architecture.py
+
+test: setup ## All tests, those against a real Triton included
+	.venv/bin/pytest
+
+format: setup ## Format and mend what can be mended
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+clean: ## Remove what was derived; .venv stays
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The command line: each verb loads, calls, saves and prints."""

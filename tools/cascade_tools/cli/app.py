@@ -1,0 +1,54 @@
+"""`cascade-tools`: the verbs, and the one place that turns errors into exit codes."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from cascade_tools.cli import machine, plan, serve, start
+from cascade_tools.cli.output import show_json
+from cascade_tools.errors import CascadeError, Infeasible
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="cascade-tools",
+    help="Cascades of models on NVIDIA Triton: most requests are answered by a small model.",
+    epilog="Start here: cascade-tools demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for module in (start, plan, serve, machine):
+    module.register(app)
+
+
+def main() -> None:
+    """Run a verb; a user's mistake is one message, never a traceback."""
+    try:
+        app()
+    except CascadeError as error:
+        _show(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted")
+        sys.exit(INTERRUPTED)
+
+
+def _show(error: CascadeError) -> None:
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(f"error: {error.message}", markup=False)
+    if error.hint:
+        console.print(f"  -> {error.hint}", markup=False)
+    if "--json" in sys.argv:
+        content: dict[str, object] = {"error": error.message, "hint": error.hint}
+        if isinstance(error, Infeasible):
+            content["constraint"] = error.constraint
+        show_json(content)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Arguments that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cascade_tools.spec import load_cascade
+from cascade_tools.store import Workspace
+
+Folder = Annotated[
+    Path, typer.Argument(help="Folder of the cascade (with cascade.yaml).", show_default=False)
+]
+BuildDir = Annotated[Path, typer.Option("--build-dir", help="Where derived files go.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+TargetName = Annotated[
+    Literal["embedded", "ngc"],
+    typer.Option("--target", help="Server: the embedded Triton, or NVIDIA's container."),
+]
+
+BUILD = Path("build")
+
+
+def open_workspace(folder: Path, build_dir: Path) -> Workspace:
+    """The cascade of a folder and its place below the build folder."""
+    cascade = load_cascade(folder)
+    return Workspace(cascade, build_dir / cascade.name)

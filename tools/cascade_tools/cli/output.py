@@ -1,0 +1,38 @@
+"""What goes to stdout: tables for people, then, with `--json`, one object on the last line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+WIDTH = 110
+
+
+def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table whose first column is text and whose others are figures."""
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    _console().print(table)
+
+
+def show_line(text: str) -> None:
+    """One line for people."""
+    _console().print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def show_json(content: Any) -> None:
+    """The one object for machines, on one line."""
+    print(json.dumps(content, allow_nan=False), flush=True)
+
+
+def _console() -> Console:
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=WIDTH)

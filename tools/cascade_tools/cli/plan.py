@@ -1,0 +1,255 @@
+"""The verbs of the planning chain: each stage by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cascade_tools.cli.options import BUILD, AsJson, BuildDir, Folder, TargetName, open_workspace
+from cascade_tools.cli.output import show_json, show_line, show_table
+from cascade_tools.store import Workspace
+
+Check = Annotated[
+    bool, typer.Option("--check", help="Write nothing; fail if the repository differs.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file."""
+    for verb, example in (
+        (train, "cascade-tools train ensembles/digits --tier tiny --out build/weights"),
+        (calibrate, "cascade-tools calibrate ensembles/digits"),
+        (export, "cascade-tools export ensembles/digits"),
+        (profile, "cascade-tools profile ensembles/digits --json"),
+        (search, "cascade-tools search ensembles/digits"),
+        (place, "cascade-tools place ensembles/digits"),
+        (gears, "cascade-tools gears ensembles/digits"),
+    ):
+        app.command(epilog=f"Example: {example}")(verb)
+    app.command("build-repo", epilog="Example: cascade-tools build-repo ensembles/digits")(
+        build_repo
+    )
+
+
+def train(
+    folder: Folder,
+    tier: Annotated[list[str] | None, typer.Option(help="Only this tier; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 7,
+    out: Annotated[Path | None, typer.Option(help="Folder for the weights instead of the cascade's own.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the weights by the cascade's own recipe."""
+    from cascade_tools.spec import load_cascade
+    from cascade_tools.stages.progress import stderr_reporter
+    from cascade_tools.stages.train import train as run_train
+
+    results = run_train(load_cascade(folder), tier or [], seed, out, stderr_reporter())
+    show_table(
+        "Trained",
+        ["tier", "parameters", "validation accuracy", "seconds", "file"],
+        [
+            [r.tier, f"{r.parameters:,}", f"{r.validation_accuracy:.4f}", f"{r.seconds:.0f}", r.file]
+            for r in results
+        ],
+    )
+    if as_json:
+        show_json({"tiers": [r.model_dump() for r in results]})
+
+
+def calibrate(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:
+    """Run the source models once on the labelled rows and fit each tier's confidence."""
+    from cascade_tools.artifacts import Calibration
+    from cascade_tools.stages.calibrate import CALIBRATION_FILE
+
+    work = _run("calibrate", folder, build_dir)
+    made = work.load(CALIBRATION_FILE, Calibration, "calibrate")
+    show_table(
+        f"Calibration on {made.rows['fit']} rows, figures on {made.rows['search']} others",
+        ["tier", "accuracy", "temperature", "ECE before", "ECE after", "NLL before", "NLL after"],
+        [
+            [
+                t.tier,
+                f"{t.accuracy:.4f}",
+                f"{t.temperature:.3f}",
+                f"{t.before.ece:.4f}",
+                f"{t.after.ece:.4f}",
+                f"{t.before.nll:.4f}",
+                f"{t.after.nll:.4f}",
+            ]
+            for t in made.tiers
+        ],
+    )
+    if as_json:
+        show_json(made.model_dump(mode="json"))
+
+
+def export(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:
+    """Export every tier with its confidence head to ONNX and compare it with its source."""
+    from cascade_tools.artifacts import Exported
+    from cascade_tools.stages.export import EXPORTED_FILE
+
+    work = _run("export", folder, build_dir)
+    made = work.load(EXPORTED_FILE, Exported, "export")
+    show_table(
+        "Exported, compared with the source on held-out rows",
+        ["tier", "parameters", "rows", "labels differ", "confidence differs by", "file"],
+        [
+            [
+                t.tier,
+                f"{t.parameters:,}",
+                str(t.parity_rows),
+                str(t.parity_label_mismatches),
+                f"{t.parity_confidence_error:.1e}",
+                t.file,
+            ]
+            for t in made.tiers
+        ],
+    )
+    if as_json:
+        show_json(made.model_dump(mode="json"))
+
+
+def profile(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:
+    """Measure latency, throughput, memory, utilization and energy of every tier on this machine."""
+    from cascade_tools.artifacts import Profile
+    from cascade_tools.stages.profile import PROFILE_FILE
+
+    work = _run("profile", folder, build_dir)
+    made = work.load(PROFILE_FILE, Profile, "profile")
+    show_table(
+        f"Profile on {made.environment['processor']}, one thread",
+        ["tier", "batch", "p50 ms", "p99 ms", "rows/s", "utilization", "MiB", "J per row", "energy"],
+        [
+            [
+                p.tier,
+                str(p.batch),
+                f"{p.latency_p50_ms:.3f}",
+                f"{p.latency_p99_ms:.3f}",
+                f"{p.throughput_rps:,.0f}",
+                f"{p.kernel_utilization:.2f}",
+                f"{p.memory_mib:.1f}",
+                "-" if p.energy_j is None else f"{p.energy_j:.5f}",
+                p.energy_origin or "no meter",
+            ]
+            for p in made.points
+        ],
+    )
+    if as_json:
+        show_json(made.model_dump(mode="json"))
+
+
+def search(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:
+    """Search the cheapest policy that keeps the accuracy allowance."""
+    from cascade_tools.artifacts import RoutingPolicy
+    from cascade_tools.stages.search import POLICY_FILE
+
+    work = _run("search", folder, build_dir)
+    made = work.load(POLICY_FILE, RoutingPolicy, "search")
+    both = (("cascade", made.chosen), (f"{work.cascade.tier_names[-1]} alone", made.reference))
+    show_table(
+        f"Policy, on {made.rows} rows",
+        ["", "accuracy", f"cost, {made.cost_unit}", "points lost", f"at most ({made.confidence:.0%})"],
+        [
+            [
+                name,
+                f"{policy.accuracy:.4f}",
+                f"{policy.cost:.4f}",
+                f"{policy.accuracy_drop:.2f}",
+                f"{policy.accuracy_drop_bound:.2f}",
+            ]
+            for name, policy in both
+        ],
+    )
+    for tier, route in zip(made.chosen.table.tiers, made.chosen.table.routes, strict=True):
+        share = made.chosen.answers[tier]
+        when = f"from confidence {route.cuts[-1]:.4f} up" if route.cuts else "always"
+        show_line(f"  {tier} answers {when}: {share:.1%} of the rows")
+    if as_json:
+        show_json(made.model_dump(mode="json"))
+
+
+def place(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:
+    """Place instances of the tiers on the devices."""
+    from cascade_tools.artifacts import Placement
+    from cascade_tools.stages.place import PLACEMENT_FILE
+
+    work = _run("place", folder, build_dir)
+    made = work.load(PLACEMENT_FILE, Placement, "place")
+    show_table(
+        f"Placement: {made.rate_rps:,.0f} rows/s sustainable, at most {made.bound_rps:,.0f}",
+        ["tier", "device", "instances", "busy", "planned batch"],
+        [
+            [
+                p.tier,
+                f"{p.device} ({made.devices[p.device].type})",
+                str(p.count),
+                f"{p.busy_instances:.2f}",
+                str(made.batch[p.tier]),
+            ]
+            for p in made.instances
+        ],
+    )
+    if made.giant_only_rps is not None:
+        show_line(f"  the last tier alone on the same devices: {made.giant_only_rps:,.0f} rows/s")
+    if as_json:
+        show_json(made.model_dump(mode="json"))
+
+
+def gears(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:
+    """Choose the policies that serve low and high arrival rates."""
+    from cascade_tools.artifacts import GearPlan
+    from cascade_tools.stages.gears import GEARS_FILE
+
+    work = _run("gears", folder, build_dir)
+    made = work.load(GEARS_FILE, GearPlan, "gears")
+    show_table(
+        "Gears",
+        ["gear", "up to rows/s", "tiers", "accuracy", f"cost, {made.cost_unit}"],
+        [
+            [
+                str(number),
+                "any" if gear.up_to_rps is None else f"{gear.up_to_rps:,.0f}",
+                " > ".join(gear.policy.tiers),
+                f"{gear.predicted_accuracy:.4f}",
+                f"{gear.predicted_cost:.4f}",
+            ]
+            for number, gear in enumerate(made.gears)
+        ],
+    )
+    if as_json:
+        show_json(made.model_dump(mode="json"))
+
+
+def build_repo(
+    folder: Folder,
+    target: TargetName = "embedded",
+    check: Check = False,
+    build_dir: BuildDir = BUILD,
+    as_json: AsJson = False,
+) -> None:
+    """Run what is stale and write the Triton model repository."""
+    from cascade_tools.repository.place import read_manifest
+    from cascade_tools.stages import build_repo as stage
+    from cascade_tools.stages.pipeline import run_all
+    from cascade_tools.stages.progress import stderr_reporter
+
+    work, report = open_workspace(folder, build_dir), stderr_reporter()
+    if check:
+        repository = stage.build_repo(work, target, check=True, report=report)
+    else:
+        repository = run_all(work, target, report)
+    files = read_manifest(repository)["files"]
+    show_line(f"{repository}: {len(files)} files, {'up to date' if check else 'written'}")
+    if as_json:
+        show_json({"repository": str(repository), "target": target, "files": sorted(files)})
+
+
+def _run(stage: str, folder: Path, build_dir: Path) -> Workspace:
+    from cascade_tools.stages.pipeline import run_stage
+    from cascade_tools.stages.progress import stderr_reporter
+
+    work = open_workspace(folder, build_dir)
+    run_stage(stage, work, stderr_reporter())
+    return work

@@ -1,0 +1,258 @@
+"""Runs the embedded Triton over one repository, and leaves nothing behind.
+
+The server has its own process group and its own prefix for shared memory. Whatever ends the block (an
+exception, Ctrl-C, SIGTERM), the group is ended and the shared memory of that prefix is removed; if this
+process is killed outright, the kernel sends the server SIGTERM.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import tritonclient.http as triton_http
+
+from cascade_tools.errors import CascadeError, EnvironmentLacks, UsageError
+from cascade_tools.repository.place import refuse_other_target
+from cascade_tools.serving.triton_wheel import STUB, find_triton
+
+LOOPBACK = "127.0.0.1"
+READY_TIMEOUT_S = 120.0
+EXIT_TIMEOUT_S = 15
+SHARED_MEMORY = Path("/dev/shm")
+LOG_TAIL_LINES = 15
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Ports:
+    """HTTP, gRPC and metrics port on the loopback interface."""
+
+    http: int
+    grpc: int
+    metrics: int
+
+
+class Server:
+    """A running Triton."""
+
+    def __init__(self, process: subprocess.Popen[bytes], ports: Ports, log: Path) -> None:
+        self.process = process
+        self.ports = ports
+        self.log = log
+
+    @property
+    def http_url(self) -> str:
+        """Address for tritonclient.http."""
+        return f"{LOOPBACK}:{self.ports.http}"
+
+    @property
+    def grpc_url(self) -> str:
+        """Address for tritonclient.grpc."""
+        return f"{LOOPBACK}:{self.ports.grpc}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Address of the Prometheus page."""
+        return f"http://{LOOPBACK}:{self.ports.metrics}/metrics"
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU time that the processes of each model have used so far; '' is the server itself."""
+        spent: dict[str, float] = {"": 0.0}
+        parent = psutil.Process(self.process.pid)
+        for process in [parent, *parent.children(recursive=True)]:
+            try:
+                times, command = process.cpu_times(), process.cmdline()
+            except psutil.NoSuchProcess:
+                continue
+            model = _model_of(command)
+            spent[model] = spent.get(model, 0.0) + times.user + times.system
+        return spent
+
+    def wait(self) -> int:
+        """Block until the server ends; return its exit code."""
+        return self.process.wait()
+
+
+def _model_of(command: list[str]) -> str:
+    """The model that a stub process serves: the folder above the version in its first argument."""
+    if len(command) > 1 and Path(command[0]).name == STUB:
+        return Path(command[1]).parent.parent.name
+    return ""
+
+
+def free_ports() -> Ports:
+    """Three free ports on the loopback interface."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
+        for held in sockets:
+            held.bind((LOOPBACK, 0))
+        return Ports(*[held.getsockname()[1] for held in sockets])
+
+
+def check_ports(ports: Ports) -> None:
+    """See that nobody else listens on them.
+
+    Raises:
+        UsageError: names the port that is in use.
+    """
+    for name, port in (("http", ports.http), ("grpc", ports.grpc), ("metrics", ports.metrics)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                raise UsageError(
+                    f"--{name}-port {port}: in use by another process",
+                    f"choose another with --{name}-port, or 0 for any free one",
+                ) from None
+
+
+@contextmanager
+def embedded_triton(
+    repository: Path, ports: Ports | None = None, log: Path | None = None
+) -> Iterator[Server]:
+    """Serve a repository on the loopback interface until the block ends.
+
+    Args:
+        repository: with a manifest for the embedded server.
+        ports: None for any that are free.
+        log: where the server's log goes; None for a file that goes with the server.
+
+    Raises:
+        EnvironmentLacks: the wheel does not run here.
+        ArtifactError: the repository is for another server.
+        UsageError: a port is in use.
+        CascadeError: the server did not become ready; the end of its log is shown.
+    """
+    wheel = find_triton()
+    refuse_other_target(repository, "embedded")
+    ports = ports or free_ports()
+    check_ports(ports)
+    _check_shared_memory()
+    prefix = f"cascade_{os.getpid()}_{secrets.token_hex(4)}"
+    with tempfile.TemporaryDirectory(prefix="cascade-triton-") as folder, _sigterm_raises():
+        log = log or Path(folder) / "triton.log"
+        command = [
+            str(wheel.binary),
+            f"--model-repository={repository}",
+            f"--backend-directory={wheel.backend_directory(Path(folder))}",
+            f"--backend-config=python,shm-region-prefix-name={prefix}",
+            f"--http-address={LOOPBACK}",
+            f"--grpc-address={LOOPBACK}",
+            f"--metrics-address={LOOPBACK}",
+            f"--http-port={ports.http}",
+            f"--grpc-port={ports.grpc}",
+            f"--metrics-port={ports.metrics}",
+            "--disable-auto-complete-config",
+            f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        ]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=wheel.environment(),
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        try:
+            server = Server(process, ports, log)
+            _wait_until_ready(server)
+            yield server
+        finally:
+            _stop(process, prefix)
+
+
+def _check_shared_memory() -> None:
+    if not os.access(SHARED_MEMORY, os.W_OK):
+        raise EnvironmentLacks(f"{SHARED_MEMORY}: Triton's Python backend needs to write there")
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM unwind like Ctrl-C, so that the server is stopped on the way out."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def unwind(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, unwind)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _wait_until_ready(server: Server) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    client = triton_http.InferenceServerClient(server.http_url)
+    try:
+        while time.monotonic() < deadline:
+            if server.process.poll() is not None:
+                raise CascadeError(
+                    f"Triton ended with code {server.process.returncode} before it was ready:\n"
+                    + log_tail(server.log)
+                )
+            try:
+                if client.is_server_ready():
+                    return
+            except OSError:
+                pass
+            time.sleep(0.1)
+    finally:
+        client.close()
+    raise CascadeError(
+        f"Triton was not ready after {READY_TIMEOUT_S:.0f} s:\n{log_tail(server.log)}"
+    )
+
+
+def log_tail(log: Path) -> str:
+    """The last lines of a server's log, errors first if there are any."""
+    lines = log.read_text(errors="replace").splitlines()
+    errors = [line for line in lines if line.startswith("E") or "error" in line.lower()]
+    return "\n".join((errors or lines)[-LOG_TAIL_LINES:])
+
+
+def _stop(process: subprocess.Popen[bytes], prefix: str) -> None:
+    """SIGTERM, a bounded wait, then SIGKILL for the whole group; a second Ctrl-C does not stop this."""
+    if threading.current_thread() is threading.main_thread():
+        before = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)}
+    else:
+        before = {}
+    try:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(EXIT_TIMEOUT_S + 5)
+            except subprocess.TimeoutExpired:
+                pass
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+        for region in SHARED_MEMORY.glob(f"{prefix}*"):
+            region.unlink(missing_ok=True)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

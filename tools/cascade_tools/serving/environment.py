@@ -1,0 +1,115 @@
+"""What this machine has, as `cascade-tools env` prints it."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from cascade_tools.errors import EnvironmentLacks
+from cascade_tools.serving.triton_wheel import find_triton, wheel_version
+from cascade_tools.stages.meters import find_meter
+from cascade_tools.stages.profile import machine
+
+COMMAND_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One fact: `found` for people, `value` for machines (None where the thing is missing)."""
+
+    key: str
+    name: str
+    found: str
+    value: object
+
+
+def describe_environment() -> list[Fact]:
+    """All facts; never fails, a missing thing is a fact, too."""
+    here = machine()
+    memory_gib = psutil.virtual_memory().total / 2**30
+    return [
+        Fact("processor", "processor", f"{here['processor']}, {here['cores']} cores", here),
+        Fact("memory_gib", "memory", f"{memory_gib:.1f} GiB", round(memory_gib, 1)),
+        Fact("python", "Python", platform.python_version(), platform.python_version()),
+        _libc(),
+        _triton(),
+        *_gpus(),
+        _command("docker", "Docker", ["docker", "info", "--format", "{{.ServerVersion}}"]),
+        _perf_analyzer(),
+        _meter(),
+    ]
+
+
+def _libc() -> Fact:
+    name, found = platform.libc_ver()
+    text = f"{name} {found}".strip() or "unknown"
+    return Fact("libc", "C library", text, text)
+
+
+def _triton() -> Fact:
+    try:
+        find_triton()
+    except EnvironmentLacks as error:
+        return Fact("triton", "embedded Triton", f"no: {error.message}", None)
+    found = f"2.51.0 (nvidia-pytriton {wheel_version()})"
+    return Fact("triton", "embedded Triton", found, found)
+
+
+def _gpus() -> list[Fact]:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return [Fact("gpus", "GPUs", f"none ({error})", [])]
+    try:
+        names = []
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            memory_mib = pynvml.nvmlDeviceGetMemoryInfo(handle).total // 2**20
+            names.append(f"{pynvml.nvmlDeviceGetName(handle)}, {memory_mib} MiB")
+        return [Fact("gpus", "GPUs", "; ".join(names) or "none", names)]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _command(key: str, name: str, command: list[str]) -> Fact:
+    if shutil.which(command[0]) is None:
+        return Fact(key, name, "no", None)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Fact(key, name, f"does not answer ({error})", None)
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    text = lines[0] if lines else "no answer"
+    if done.returncode != 0:
+        return Fact(key, name, f"client only: {text}", None)
+    return Fact(key, name, text, text)
+
+
+def _perf_analyzer() -> Fact:
+    """On older C libraries pip installs a placeholder of this name that holds no program."""
+    path = shutil.which("perf_analyzer")
+    if path is None or not _runs(path):
+        return Fact("perf_analyzer", "perf_analyzer", "no", None)
+    return Fact("perf_analyzer", "perf_analyzer", path, path)
+
+
+def _runs(path: str) -> bool:
+    try:
+        done = subprocess.run([path, "--version"], capture_output=True, timeout=COMMAND_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def _meter() -> Fact:
+    meter = find_meter()
+    if meter is None:
+        return Fact("energy_meter", "energy meter", "none readable: energy is modelled", None)
+    return Fact("energy_meter", "energy meter", meter.name, meter.name)

@@ -1,0 +1,109 @@
+"""A first call: rows from a file to a served cascade, by plain tritonclient."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from tritonclient.utils import InferenceServerException
+
+from cascade_tools.errors import CascadeError, UsageError
+from cascade_tools.stages.usercode import RESERVED
+from cascade_tools.store import load_npz
+
+DEFAULT_PORT = {"grpc": 8001, "http": 8000}
+OUTPUTS = ("LABEL", "CONFIDENCE", "TIER", "FLAGS")
+FLAGS = {1: "degraded", 2: "deadline", 4: "fallback gear"}
+TIMEOUT_S = 60.0
+
+
+def infer_rows(
+    path: Path,
+    model: str,
+    url: str | None,
+    protocol: Literal["grpc", "http"],
+    deadline_ms: int | None,
+) -> list[dict[str, Any]]:
+    """Answers in the order of the rows: label, confidence, tier (index in the ladder), flags.
+
+    Raises:
+        UsageError: the file does not fit the model's inputs.
+        CascadeError: no server there, or it refused.
+    """
+    arrays = {name: v for name, v in load_npz(path).items() if name not in RESERVED}
+    library: Any = triton_grpc if protocol == "grpc" else triton_http
+    address = url or f"127.0.0.1:{DEFAULT_PORT[protocol]}"
+    client = library.InferenceServerClient(address)
+    try:
+        wanted, max_batch = _signature(client, model, protocol)
+        _check_inputs(path, arrays, wanted)
+        rows = len(next(iter(arrays.values())))
+        answers: list[dict[str, Any]] = []
+        for start in range(0, rows, max_batch):
+            part = {name: values[start : start + max_batch] for name, values in arrays.items()}
+            answers += _ask(library, client, model, part, wanted, deadline_ms)
+        return answers
+    except InferenceServerException as error:
+        raise CascadeError(
+            f"{address}: {error.message()}",
+            "is the server running, and is --model right? `cascade-tools serve` starts one",
+        ) from None
+    except OSError as error:
+        raise CascadeError(
+            f"{address}: no Triton answers there: {error}",
+            "start one with `cascade-tools serve`, or give --url",
+        ) from None
+    finally:
+        client.close()
+
+
+def _signature(client: Any, model: str, protocol: str) -> tuple[dict[str, str], int]:
+    """Datatype of every input, and the largest batch."""
+    if protocol == "grpc":
+        config = client.get_model_config(model, as_json=True)["config"]
+    else:
+        config = client.get_model_config(model)
+    inputs = {i["name"]: i["data_type"].removeprefix("TYPE_") for i in config["input"]}
+    return inputs, int(config.get("max_batch_size", 1))
+
+
+def _check_inputs(path: Path, arrays: dict[str, Any], wanted: dict[str, str]) -> None:
+    if set(arrays) != set(wanted):
+        raise UsageError(
+            f"{path}: has arrays {sorted(arrays)}, the model takes {sorted(wanted)}",
+            "save them with numpy.savez(path, NAME=array, ...)",
+        )
+    lengths = {len(values) for values in arrays.values()}
+    if len(lengths) != 1 or lengths == {0}:
+        raise UsageError(f"{path}: the arrays need the same number of rows, and at least one")
+
+
+def _ask(
+    library: Any,
+    client: Any,
+    model: str,
+    rows: dict[str, Any],
+    datatypes: dict[str, str],
+    deadline_ms: int | None,
+) -> list[dict[str, Any]]:
+    tensors = []
+    for name, values in rows.items():
+        tensor = library.InferInput(name, list(values.shape), datatypes[name])
+        tensor.set_data_from_numpy(np.ascontiguousarray(values))
+        tensors.append(tensor)
+    parameters = {"deadline_ms": deadline_ms} if deadline_ms is not None else None
+    wanted = [library.InferRequestedOutput(name) for name in OUTPUTS]
+    result = client.infer(model, tensors, outputs=wanted, parameters=parameters)
+    label, confidence, tier, flags = (result.as_numpy(name).ravel() for name in OUTPUTS)
+    return [
+        {
+            "label": int(label[i]),
+            "confidence": float(confidence[i]),
+            "tier": int(tier[i]),
+            "flags": ", ".join(word for bit, word in FLAGS.items() if int(flags[i]) & bit),
+        }
+        for i in range(len(label))
+    ]
