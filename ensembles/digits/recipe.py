@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import data
-import ladder
 import torch
 from torch import nn
 from torch.nn import functional
+
+import data
+import ladder
 
 BATCH = 64
 WARM_UP_SHARE = 0.05
@@ -54,9 +55,7 @@ def train(tier: str, seed: int, advance: Callable[[int, int], None]) -> nn.Modul
         # Half the time where the CPU multiplies bfloat16 in hardware; elsewhere plain float32.
         with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_amx_tile_supported()):
             logits = net(rows)
-        loss = functional.cross_entropy(
-            logits.float(), labels[pick], label_smoothing=LABEL_SMOOTHING
-        )
+        loss = functional.cross_entropy(logits.float(), labels[pick], label_smoothing=LABEL_SMOOTHING)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -14,8 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cascade_tools.runtime import plan as runtime_plan
 
-FORMAT = 1
-
 Origin = Literal["measured", "modelled", "given"]
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -29,7 +27,7 @@ class Artifact(_Value):
     """What every stage's file has in common."""
 
     kind: str
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     cascade: str
     made_from: dict[str, str]
 

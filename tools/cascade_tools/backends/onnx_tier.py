@@ -35,10 +35,7 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         """Join the rows of all requests, run once, and split the outputs again."""
         parts = [
-            {
-                name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-                for name in self._inputs
-            }
+            {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self._inputs}
             for request in requests
         ]
         joined = {name: np.concatenate([part[name] for part in parts]) for name in self._inputs}

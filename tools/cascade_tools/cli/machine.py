@@ -18,6 +18,6 @@ def env(as_json: AsJson = False) -> None:
     from cascade_tools.serving.environment import describe_environment
 
     facts = describe_environment()
-    show_table("This machine", ["what", "found"], [[f.name, f.found] for f in facts])
+    show_table("This machine", ["what", "found"], [[f.name, f.found] for f in facts], figures=False)
     if as_json:
         show_json({fact.key: fact.value for fact in facts})

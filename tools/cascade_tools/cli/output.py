@@ -13,11 +13,14 @@ from rich.table import Table
 WIDTH = 110
 
 
-def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table whose first column is text and whose others are figures."""
+def show_table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, figures: bool = True
+) -> None:
+    """A table; the first column is text, the others are figures unless said otherwise."""
     table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold")
     for number, name in enumerate(header):
-        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
+        right = figures and number > 0
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     _console().print(table)

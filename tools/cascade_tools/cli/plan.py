@@ -11,9 +11,7 @@ from cascade_tools.cli.options import BUILD, AsJson, BuildDir, Folder, TargetNam
 from cascade_tools.cli.output import show_json, show_line, show_table
 from cascade_tools.store import Workspace
 
-Check = Annotated[
-    bool, typer.Option("--check", help="Write nothing; fail if the repository differs.")
-]
+Check = Annotated[bool, typer.Option("--check", help="Write nothing; fail if the repository differs.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -28,16 +26,16 @@ def register(app: typer.Typer) -> None:
         (gears, "cascade-tools gears ensembles/digits"),
     ):
         app.command(epilog=f"Example: {example}")(verb)
-    app.command("build-repo", epilog="Example: cascade-tools build-repo ensembles/digits")(
-        build_repo
-    )
+    app.command("build-repo", epilog="Example: cascade-tools build-repo ensembles/digits")(build_repo)
 
 
 def train(
     folder: Folder,
     tier: Annotated[list[str] | None, typer.Option(help="Only this tier; may be repeated.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 7,
-    out: Annotated[Path | None, typer.Option(help="Folder for the weights instead of the cascade's own.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the weights instead of the cascade's own.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the weights by the cascade's own recipe."""
@@ -50,7 +48,13 @@ def train(
         "Trained",
         ["tier", "parameters", "validation accuracy", "seconds", "file"],
         [
-            [r.tier, f"{r.parameters:,}", f"{r.validation_accuracy:.4f}", f"{r.seconds:.0f}", r.file]
+            [
+                r.tier,
+                f"{r.parameters:,}",
+                f"{r.validation_accuracy:.4f}",
+                f"{r.seconds:.0f}",
+                r.file,
+            ]
             for r in results
         ],
     )
@@ -120,7 +124,17 @@ def profile(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False
     made = work.load(PROFILE_FILE, Profile, "profile")
     show_table(
         f"Profile on {made.environment['processor']}, one thread",
-        ["tier", "batch", "p50 ms", "p99 ms", "rows/s", "utilization", "MiB", "J per row", "energy"],
+        [
+            "tier",
+            "batch",
+            "p50 ms",
+            "p99 ms",
+            "rows/s",
+            "utilization",
+            "MiB",
+            "J per row",
+            "energy",
+        ],
         [
             [
                 p.tier,
@@ -150,7 +164,13 @@ def search(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False)
     both = (("cascade", made.chosen), (f"{work.cascade.tier_names[-1]} alone", made.reference))
     show_table(
         f"Policy, on {made.rows} rows",
-        ["", "accuracy", f"cost, {made.cost_unit}", "points lost", f"at most ({made.confidence:.0%})"],
+        [
+            "",
+            "accuracy",
+            f"cost, {made.cost_unit}",
+            "points lost",
+            f"at most ({made.confidence:.0%})",
+        ],
         [
             [
                 name,

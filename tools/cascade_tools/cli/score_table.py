@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cascade_tools.artifacts import Score, ServedScore
+from cascade_tools.artifacts import Score
 from cascade_tools.cli.output import show_line, show_table
+from cascade_tools.report.compare import compare_served, joules
 
 
 def show_score(score: Score) -> None:
@@ -30,7 +31,7 @@ def show_score(score: Score) -> None:
         f"Through Triton: latency at 1 client ({score.latency_rows} rows), the rest at "
         f"{score.clients} clients ({score.test_rows} rows)",
         ["", f"{score.tiers[-1].name} alone", "cascade", "cascade is"],
-        comparison(giant, whole),
+        compare_served(giant, whole),
     )
     router = whole.router_cpu_ms_per_request or 0.0
     show_line(
@@ -44,38 +45,6 @@ def show_score(score: Score) -> None:
         f"test rows: {lost:+.2f} points lost ({'held' if score.promise_held else 'BROKEN'}); bounded "
         f"at {100.0 * score.accuracy_drop_bound:.2f} points on the rows that were searched."
     )
-
-
-def comparison(giant: ServedScore, whole: ServedScore) -> list[list[str]]:
-    """Rows of the comparison: what, giant, cascade, and how much better or worse."""
-    points = 100.0 * (whole.accuracy - giant.accuracy)
-    rows = [
-        ["accuracy", f"{giant.accuracy:.4f}", f"{whole.accuracy:.4f}", f"{points:+.2f} points"],
-        _times("mean latency, ms", giant.latency_mean_ms, whole.latency_mean_ms, "lower"),
-        _times("p50 latency, ms", giant.latency_p50_ms, whole.latency_p50_ms, "lower"),
-        _times("p99 latency, ms", giant.latency_p99_ms, whole.latency_p99_ms, "lower"),
-        _times("throughput, requests/s", whole.throughput_rps, giant.throughput_rps, "higher"),
-        _times("tiers' CPU ms/request", giant.cpu_ms_per_request, whole.cpu_ms_per_request, "lower"),
-    ]
-    rows[4][1:3] = [f"{giant.throughput_rps:,.0f}", f"{whole.throughput_rps:,.0f}"]
-    energy = ["energy, J/request", *[joules(s.energy_j, s.energy_origin) for s in (giant, whole)]]
-    if giant.energy_j and whole.energy_j:
-        energy.append(f"{giant.energy_j / whole.energy_j:.1f}x lower")
-    else:
-        energy.append("")
-    return [*rows, energy]
-
-
-def _times(name: str, large: float, small: float, word: str) -> list[str]:
-    ratio = large / small
-    if ratio < 1.0:
-        ratio, word = 1.0 / ratio, {"lower": "higher", "higher": "lower"}[word]
-    return [name, f"{large:.2f}", f"{small:.2f}", f"{ratio:.1f}x {word}"]
-
-
-def joules(value: float | None, origin: str | None) -> str:
-    """Energy with where it comes from."""
-    return "no meter" if value is None else f"{value:.5f} ({origin})"
 
 
 def score_json(score: Score) -> dict[str, Any]:

@@ -49,9 +49,7 @@ def demo(build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:
 
 def init(
     name: Annotated[str, typer.Argument(help="Name of the new cascade.", show_default=False)],
-    parent: Annotated[Path, typer.Option(help="Folder that holds the cascades.")] = Path(
-        "ensembles"
-    ),
+    parent: Annotated[Path, typer.Option(help="Folder that holds the cascades.")] = Path("ensembles"),
     as_json: AsJson = False,
 ) -> None:
     """Write a commented cascade that runs as it is, to be changed step by step."""
@@ -98,6 +96,7 @@ def status(
 
     work = open_workspace(folder, build_dir)
     states = pipeline.status(work, target, stderr_reporter())
-    show_table(f"{work.cascade.name} ({work.build})", ["stage", "state"], list(states.items()))
+    rows = list(states.items())
+    show_table(f"{work.cascade.name} ({work.build})", ["stage", "state"], rows, figures=False)
     if as_json:
         show_json({"stages": states})

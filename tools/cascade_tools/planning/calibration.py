@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
@@ -10,7 +12,7 @@ from scipy.stats import rankdata
 from cascade_tools.artifacts import IntArray, Reliability
 from cascade_tools.runtime.head import apply_head, log_softmax
 
-Logits = npt.NDArray[np.floating]
+Logits = npt.NDArray[np.floating[Any]]
 LOG_INVERSE_TEMPERATURE_BOUNDS = (-10.0, 10.0)
 ECE_BINS = 15
 
@@ -59,10 +61,7 @@ def expected_calibration_error(
     """Mean distance between confidence and accuracy over bins of equal mass, weighted by mass."""
     order = np.argsort(confidence, kind="stable")
     parts = np.array_split(order, min(bins, len(order)))
-    gaps = [
-        len(part) * abs(float(confidence[part].mean()) - float(right[part].mean()))
-        for part in parts
-    ]
+    gaps = [len(part) * abs(float(confidence[part].mean()) - float(right[part].mean())) for part in parts]
     return float(sum(gaps) / len(order))
 
 

@@ -131,9 +131,7 @@ def sustainable_rate(
     return float(-result.fun * scale), np.asarray(result.x[:flows]).reshape(tau.shape)
 
 
-def verify(
-    tiers: tuple[TierLoad, ...], devices: tuple[Device, ...], solution: Solution
-) -> list[str]:
+def verify(tiers: tuple[TierLoad, ...], devices: tuple[Device, ...], solution: Solution) -> list[str]:
     """What is wrong with a solution, in words; empty if nothing is."""
     problems = []
     for g, device in enumerate(devices):
@@ -193,9 +191,7 @@ def _most_instances(share: Array, memory: Array, room: Array) -> Array:
 
 def _rate_scale(tiers: tuple[TierLoad, ...], tau: Array, share: Array) -> float:
     """A rate of the right size, so that all coefficients of the programs are of order one."""
-    work = sum(
-        tier.reach * float((tau[i] * share[i]).min()) for i, tier in enumerate(tiers)
-    )
+    work = sum(tier.reach * float((tau[i] * share[i]).min()) for i, tier in enumerate(tiers))
     return tau.shape[1] / work if work > 0.0 else 1.0
 
 

@@ -14,9 +14,11 @@ tiers is tried, so tiers that do not pay are left out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -185,20 +187,22 @@ def _search_subset(
         best = _best_index(grid, question)
         if best is None:
             break
+        where = [int(i) for i in np.unravel_index(best, grid.cost.shape)]
         windows = [
-            (float(v[max(i - 1, 0)]), float(v[min(i + 1, len(v) - 1)]))
-            for v, i in zip(cuts, np.unravel_index(best, grid.cost.shape), strict=True)
+            (float(values[max(i - 1, 0)]), float(values[min(i + 1, len(values) - 1)]))
+            for values, i in zip(cuts, where, strict=True)
         ]
     return grids
 
 
 def _cuts(values: FloatArray, window: tuple[float, float], count: int) -> FloatArray:
     """At most `count` of the values that occur inside the window, evenly spread over its rows."""
-    inside = np.sort(values[(values >= window[0]) & (values <= window[1])])
+    inside: FloatArray = np.sort(values[(values >= window[0]) & (values <= window[1])])
     if not len(inside):
         return inside
     pick = np.linspace(0, len(inside) - 1, min(count, len(inside))).round().astype(int)
-    return np.unique(inside[pick])
+    cuts: FloatArray = np.unique(inside[pick])
+    return cuts
 
 
 def _tabulate(
@@ -212,9 +216,9 @@ def _tabulate(
     reference = right[:, -1]
     shape = tuple(len(values) for values in cuts)
     first = right[:, subset[0]]
-    good = np.full(shape, first.sum())
-    differ = np.full(shape, (first != reference).sum(), np.float64)
-    cost = np.full(shape, question.cost[subset[0]] * rows)
+    good: Array = np.full(shape, first.sum())
+    differ: Array = np.full(shape, (first != reference).sum(), np.float64)
+    cost: Array = np.full(shape, question.cost[subset[0]] * rows)
     # Row r is refused at a level by cut number q or above, where q = below[level][r].
     below = [
         np.searchsorted(values, confidence[:, tier], side="right")
@@ -223,30 +227,18 @@ def _tabulate(
     for level in range(1, len(subset)):
         here, before = right[:, subset[level]], right[:, subset[level - 1]]
         open_axes = shape[:level]
-        missing = (1,) * (len(shape) - level)
         refused = np.ones(rows, bool)
         for axis in range(level):
             refused &= below[axis] < shape[axis]
         if not refused.any():
             continue
         cell = np.ravel_multi_index([below[axis][refused] for axis in range(level)], open_axes)
-
-        def cumulate(
-            weight: Array,
-            keep: npt.NDArray[np.bool_] = refused,
-            cells: npt.NDArray[np.intp] = cell,
-            axes: tuple[int, ...] = open_axes,
-            ones: tuple[int, ...] = missing,
-        ) -> Array:
-            table = np.bincount(cells, weight[keep], int(np.prod(axes))).reshape(axes)
-            for axis in range(len(axes)):
-                table = table.cumsum(axis=axis)
-            return table.reshape(*axes, *ones)
-
-        good = good + cumulate(here - before)
-        changed = (here != reference).astype(np.float64) - (before != reference)
-        differ = differ + cumulate(changed)
-        cost = cost + question.cost[subset[level]] * cumulate(np.ones(rows))
+        cells = _Cells(cell, open_axes, len(shape))
+        here, before = here[refused], before[refused]
+        good = good + cells.cumulate(here - before)
+        wanted = reference[refused]
+        differ = differ + cells.cumulate((here != wanted).astype(np.float64) - (before != wanted))
+        cost = cost + question.cost[subset[level]] * cells.cumulate(np.ones(len(cell)))
     drop = (reference.sum() - good) / rows
     z = float(norm.ppf(question.confidence))
     spread = np.maximum(differ / rows - drop**2, 0.0) + z * z / rows
@@ -256,6 +248,21 @@ def _tabulate(
     return _Grid(subset, cuts, good / rows, cost / rows, bound)
 
 
+class _Cells(NamedTuple):
+    """The grid cell of every row that somebody refused, over the first axes of a grid of `axes` axes."""
+
+    cell: npt.NDArray[np.intp]
+    shape: tuple[int, ...]
+    axes: int
+
+    def cumulate(self, weight: Array) -> Array:
+        """Sum of the rows' weights below every combination of cuts; broadcasts over the other axes."""
+        table: Array = np.bincount(self.cell, weight, math.prod(self.shape)).reshape(self.shape)
+        for axis in range(len(self.shape)):
+            table = np.cumsum(table, axis=axis, dtype=np.float64)
+        return table.reshape(self.shape + (1,) * (self.axes - len(self.shape)))
+
+
 def _best_index(grid: _Grid, question: Question) -> int | None:
     feasible = grid.drop_bound <= question.max_accuracy_drop / 100.0
     if not feasible.any():
@@ -263,9 +270,7 @@ def _best_index(grid: _Grid, question: Question) -> int | None:
     return int(np.argmin(np.where(feasible, grid.cost, np.inf)))
 
 
-def _cheapest_that_holds(
-    table: ScoreTable, grids: list[_Grid], question: Question
-) -> PredictedPolicy | None:
+def _cheapest_that_holds(table: ScoreTable, grids: list[_Grid], question: Question) -> PredictedPolicy | None:
     """Check candidates by rising cost with the grouped bound; the grids only know the plain one."""
     candidates = []
     for number, grid in enumerate(grids):

@@ -1,7 +1,7 @@
 """Puts a repository in its place: a new version beside the old, then one rename.
 
-    <root>/versions/<digest>/...     complete repositories
-    <root>/current -> versions/...   renamed over the old link, so a reader sees one or the other
+<root>/versions/<digest>/...     complete repositories
+<root>/current -> versions/...   renamed over the old link, so a reader sees one or the other
 """
 
 from __future__ import annotations

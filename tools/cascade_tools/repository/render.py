@@ -80,10 +80,7 @@ def instance_groups(placement: Placement, tier: str) -> list[InstanceGroup]:
 
 def code_files(plan: GearPlan, target: Target) -> dict[str, Path]:
     """Python files of the repository by relative path, copied byte for byte."""
-    files = {
-        f"{plan.cascade}/{VERSION}/{path.name}": path
-        for path in sorted(_folder(runtime).glob("*.py"))
-    }
+    files = {f"{plan.cascade}/{VERSION}/{path.name}": path for path in sorted(_folder(runtime).glob("*.py"))}
     if target == "embedded":
         tier = _folder(backends) / "onnx_tier.py"
         files |= {f"{info.model}/{VERSION}/model.py": tier for info in plan.ladder}

@@ -7,6 +7,8 @@ config can break are checked here.
 
 from __future__ import annotations
 
+from typing import Any
+
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
@@ -46,15 +48,29 @@ def _problems(config: pb.ModelConfig, folder: str) -> list[str]:
         found.append("inputs and outputs must be given, or Triton loads the model to guess them")
     if config.max_batch_size < 1 and config.HasField("dynamic_batching"):
         found.append("dynamic_batching needs max_batch_size of at least 1")
-    for kind, tensors in (("input", config.input), ("output", config.output)):
-        names = [tensor.name for tensor in tensors]
-        if len(set(names)) != len(names):
-            found.append(f"{kind}: a name is given twice")
-        for tensor in tensors:
-            if not tensor.dims:
-                found.append(f"{kind} {tensor.name!r}: dims must not be empty")
-            if any(dim == 0 or dim < -1 for dim in tensor.dims):
-                found.append(f"{kind} {tensor.name!r}: dims must be positive or -1")
+    return (
+        found
+        + _tensor_problems("input", config.input)
+        + _tensor_problems("output", config.output)
+        + _group_problems(config)
+    )
+
+
+def _tensor_problems(kind: str, tensors: Any) -> list[str]:
+    found = []
+    names = [tensor.name for tensor in tensors]
+    if len(set(names)) != len(names):
+        found.append(f"{kind}: a name is given twice")
+    for tensor in tensors:
+        if not tensor.dims:
+            found.append(f"{kind} {tensor.name!r}: dims must not be empty")
+        if any(dim == 0 or dim < -1 for dim in tensor.dims):
+            found.append(f"{kind} {tensor.name!r}: dims must be positive or -1")
+    return found
+
+
+def _group_problems(config: pb.ModelConfig) -> list[str]:
+    found = []
     if not config.instance_group:
         found.append("instance_group is not given, so Triton would choose the GPUs")
     for number, group in enumerate(config.instance_group):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,7 @@ class Ticket:
     rows: int
     deadline_s: float | None
     is_cancelled: Callable[[], bool]
-    handle: object
+    handle: Any
     first: int = 0
     open_rows: int = 0
     error: str = ""
@@ -88,11 +88,10 @@ class Batch:
             self._settled[fresh] = True
             self.flags[fresh] |= flag
             completed = []
-            numbers, counts = np.unique(self.owner[fresh], return_counts=True)
-            for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+            for number in self.owner[fresh].tolist():
                 ticket = self.tickets[number]
                 ticket.error = ticket.error or error
-                ticket.open_rows -= count
+                ticket.open_rows -= 1
                 if ticket.open_rows == 0:
                     completed.append(ticket)
             return completed

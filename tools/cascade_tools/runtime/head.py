@@ -6,7 +6,7 @@ checks the graphs against it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +23,12 @@ class Scores(NamedTuple):
 def log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Stable log-softmax over the last axis."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    result: npt.NDArray[np.float64] = shifted - np.log(
-        np.exp(shifted).sum(axis=-1, keepdims=True)
-    )
+    result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return result
 
 
 def apply_head(
-    logits: npt.NDArray[np.floating], temperature: float = 1.0, signal: str = "max_probability"
+    logits: npt.NDArray[np.floating[Any]], temperature: float = 1.0, signal: str = "max_probability"
 ) -> Scores:
     """Divide by the temperature, take the softmax, and read label and confidence off.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 CONFIDENCE_EDGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -51,6 +52,7 @@ class Metrics:
         self._common = common
         self._lock = threading.Lock()
         self._pending: dict[tuple[Family, Labels], float] = {}
+        self._distributions: dict[tuple[Family, Labels], _Distribution] = {}
         self._families: dict[Family, Any] = {}
         self._metrics: dict[tuple[Family, Labels], Any] = {}
 
@@ -69,19 +71,24 @@ class Metrics:
         self, family: Family, values: Iterable[float], edges: tuple[float, ...], **labels: str
     ) -> None:
         """Add values to a distribution: every bucket whose edge is not below the value grows."""
-        counts = [0] * (len(edges) + 1)
-        for value in values:
-            counts[bisect_left(edges, value)] += 1
-        below = 0
-        for edge, count in zip((*edges, None), counts, strict=True):
-            below += count
-            if below:
-                self.add(family, below, le="+Inf" if edge is None else f"{edge:g}", **labels)
+        key = (family, tuple(sorted(labels.items())))
+        with self._lock:
+            known = self._distributions.get(key)
+            if known is None:
+                known = _Distribution(edges, [0] * (len(edges) + 1))
+                self._distributions[key] = known
+            for value in values:
+                known.counts[bisect_left(edges, value)] += 1
 
     def flush(self) -> None:
         """Write all changes since the last call to Triton."""
         with self._lock:
             changes, self._pending = self._pending, {}
+            distributions, self._distributions = self._distributions, {}
+        for (family, labels), distribution in distributions.items():
+            for edge, count in distribution.cumulative():
+                if count:
+                    changes[(family, (*labels, ("le", edge)))] = count
         for (family, labels), value in changes.items():
             metric = self._metric(family, labels)
             if family.kind == "gauge":
@@ -100,7 +107,16 @@ class Metrics:
         if key not in self._metrics:
             if family not in self._families:
                 self._families[family] = self._make_family(family)
-            self._metrics[key] = self._families[family].Metric(
-                labels={**self._common, **dict(labels)}
-            )
+            self._metrics[key] = self._families[family].Metric(labels={**self._common, **dict(labels)})
         return self._metrics[key]
+
+
+class _Distribution(NamedTuple):
+    """Values per bucket since the last flush; the last bucket has no edge."""
+
+    edges: tuple[float, ...]
+    counts: list[int]
+
+    def cumulative(self) -> list[tuple[str, int]]:
+        names = [*[f"{edge:g}" for edge in self.edges], "+Inf"]
+        return list(zip(names, accumulate(self.counts), strict=True))

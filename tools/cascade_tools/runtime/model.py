@@ -35,12 +35,10 @@ class TritonPythonModel:
         names = self._router.plan.inputs
         responses: list[Any] = [None] * len(requests)
         tickets: list[Ticket] = []
-        parts: list[dict[str, Any]] = []
+        parts: list[Inputs] = []
         arrived = 0
         for number, request in enumerate(requests):
-            arrays = {
-                name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in names
-            }
+            arrays = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in names}
             rows = len(arrays[names[0]])
             if rows == 0:
                 responses[number] = _error("the request has no rows", pb_utils.TritonError.INVALID_ARG)
@@ -50,14 +48,12 @@ class TritonPythonModel:
             if refusal:
                 responses[number] = _error(refusal, pb_utils.TritonError.UNAVAILABLE)
                 continue
-            tickets.append(
-                Ticket(rows, _deadline_s(request), request.is_cancelled, (number, request))
-            )
+            tickets.append(Ticket(rows, _deadline_s(request), request.is_cancelled, (number, request)))
             parts.append(arrays)
         inputs = join(parts, names) if parts else {}
         batch, completed = self._router.execute(tickets, inputs, arrived)
         for ticket in completed:
-            number, _ = ticket.handle  # type: ignore[misc]
+            number = ticket.handle[0]
             responses[number] = _response(batch, ticket)
         return responses
 
@@ -76,14 +72,11 @@ class TritonPythonModel:
         if response.has_error():
             raise TierError(response.error().message())
         outputs = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
-        return TierAnswer(
-            outputs["LABEL"].ravel(), outputs["CONFIDENCE"].ravel(), outputs.get("PROBS")
-        )
+        return TierAnswer(outputs["LABEL"].ravel(), outputs["CONFIDENCE"].ravel(), outputs.get("PROBS"))
 
     def _send(self, batch: Batch, ticket: Ticket) -> None:
-        _, request = ticket.handle  # type: ignore[misc]
         try:
-            request.get_response_sender().send(_response(batch, ticket), flags=FINAL)
+            ticket.handle[1].get_response_sender().send(_response(batch, ticket), flags=FINAL)
         except Exception:
             logging.getLogger("cascade").exception("an answer could not be sent")
 
@@ -125,9 +118,7 @@ def _deadline_s(request: Any) -> float | None:
 
 def _make_family(family: Family) -> Any:
     kinds = {"counter": pb_utils.MetricFamily.COUNTER, "gauge": pb_utils.MetricFamily.GAUGE}
-    return pb_utils.MetricFamily(
-        name=family.name, description=family.text, kind=kinds[family.kind]
-    )
+    return pb_utils.MetricFamily(name=family.name, description=family.text, kind=kinds[family.kind])
 
 
 class _TritonLog(logging.Handler):

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,7 @@ def parse_policy(table: Mapping[str, Any], where: str) -> Policy:
     if len(routes) != len(tiers):
         raise PlanError(f"{where}.routes: {len(routes)} routes for {len(tiers)} tiers")
     bands = tuple(
-        _parse_bands(entry, own, len(tiers), f"{where}.routes[{own}]")
-        for own, entry in enumerate(routes)
+        _parse_bands(entry, own, len(tiers), f"{where}.routes[{own}]") for own, entry in enumerate(routes)
     )
     return Policy(tiers, bands)
 
@@ -96,9 +96,9 @@ def _parse_bands(entry: Mapping[str, Any], own: int, tiers: int, where: str) -> 
         raise PlanError(f"{where}: {len(cuts)} cuts need {len(cuts) + 1} destinations")
     if not all(isinstance(cut, (int, float)) and math.isfinite(cut) for cut in cuts):
         raise PlanError(f"{where}.cuts: must be finite numbers")
-    if any(low > high for low, high in zip(cuts, cuts[1:], strict=False)):
+    if any(low > high for low, high in pairwise(cuts)):
         raise PlanError(f"{where}.cuts: must not decrease")
-    if any(low < high for low, high in zip(to, to[1:], strict=False)):
+    if any(low < high for low, high in pairwise(to)):
         raise PlanError(f"{where}.to: destinations must not grow with confidence")
     if any(goal != ANSWER and not own < goal < tiers for goal in to):
         raise PlanError(f"{where}.to: must be -1 or the index of a larger tier in use")
@@ -131,12 +131,11 @@ def _parse_plan(content: Mapping[str, Any], digest: str) -> Plan:
         for t in content["ladder"]
     )
     gears = tuple(
-        _parse_gear(gear, ladder, f"gears[{number}]")
-        for number, gear in enumerate(content["gears"])
+        _parse_gear(gear, ladder, f"gears[{number}]") for number, gear in enumerate(content["gears"])
     )
     if not gears or gears[-1].up_to_rps != math.inf:
         raise PlanError("gears: needs at least one, and up_to_rps of the last must be null")
-    if any(low.up_to_rps >= high.up_to_rps for low, high in zip(gears, gears[1:], strict=False)):
+    if any(low.up_to_rps >= high.up_to_rps for low, high in pairwise(gears)):
         raise PlanError("gears: up_to_rps must grow from gear to gear")
     limits = content["limits"]
     hysteresis = content["hysteresis"]

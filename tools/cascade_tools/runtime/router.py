@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -31,6 +31,7 @@ from .policy import ANSWER, Policy, route
 
 Inputs = dict[str, npt.NDArray[np.generic]]
 HOUSEKEEPING_PERIOD_S = 0.25
+CANCEL_CHECK_MS = 1.0
 
 log = logging.getLogger("cascade")
 
@@ -42,7 +43,8 @@ class TierError(Exception):
 class CallTier(Protocol):
     """Calls one tier's model with rows and waits for its answer; raises TierError."""
 
-    def __call__(self, model: str, inputs: Inputs, probabilities: bool) -> TierAnswer: ...
+    def __call__(self, model: str, inputs: Inputs, probabilities: bool) -> TierAnswer:
+        """Answers of all rows; `probabilities` are wanted or not."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,7 @@ class Router:
             "send again later"
         )
 
-    def execute(
-        self, tickets: list[Ticket], inputs: Inputs, arrived: int
-    ) -> tuple[Batch, list[Ticket]]:
+    def execute(self, tickets: list[Ticket], inputs: Inputs, arrived: int) -> tuple[Batch, list[Ticket]]:
         """Ask the first tier and hand the doubtful rows on.
 
         Args:
@@ -212,15 +212,17 @@ class Router:
         if accepted.any():
             self._settle(group.part(accepted, level), completed)
         onward = []
-        for number in np.unique(goal[~accepted]).tolist():
-            part = group.part(goal == number, number)
-            self._metrics.add(
-                m.ESCALATIONS,
-                len(part.rows),
-                source=group.policy.tiers[level],
-                target=group.policy.tiers[number],
-            )
-            onward.append(part)
+        for number in range(level + 1, len(group.policy.tiers)):
+            chosen = goal == number
+            if chosen.any():
+                part = group.part(chosen, number)
+                self._metrics.add(
+                    m.ESCALATIONS,
+                    len(part.rows),
+                    source=group.policy.tiers[level],
+                    target=group.policy.tiers[number],
+                )
+                onward.append(part)
         return onward
 
     def _ask(self, group: _Group) -> tuple[int, int | None, TierAnswer | None]:
@@ -249,16 +251,18 @@ class Router:
         """Settle rows whose client has gone, or whose deadline the next tier would miss."""
         batch = group.batch
         info = group.plan.ladder[group.plan.ladder_index(group.policy.tiers[group.level])]
+        # Asking whether a client has gone is a round trip to the server: not for a cheap tier.
+        ask_cancelled = group.level > 0 and info.p50_ms >= CANCEL_CHECK_MS
+        owner = batch.owner[group.rows]
+        late = np.zeros(len(owner), bool)
         ready_s = time.monotonic() + info.p99_ms / 1000.0
-        late = np.zeros(len(group.rows), bool)
-        for number in np.unique(batch.owner[group.rows]).tolist():
+        for number in set(owner.tolist()):
             ticket = batch.tickets[number]
-            mine = batch.owner[group.rows] == number
-            if group.level > 0 and ticket.is_cancelled():
+            if ask_cancelled and ticket.is_cancelled():
                 ticket.cancelled = True
-                late |= mine
+                late |= owner == number
             elif ticket.deadline_s is not None and ready_s > ticket.deadline_s:
-                late |= mine & (batch.tier[group.rows] >= 0)
+                late |= (owner == number) & (batch.tier[group.rows] >= 0)
         if not late.any():
             return group
         self._settle(group.part(late, group.level), completed, flag=DEADLINE)
@@ -271,36 +275,35 @@ class Router:
         text = f"cascade {group.plan.cascade}: tier {tier} and all larger ones did not answer"
         self._settle(group.part(~has_answer, group.level), completed, error=text)
 
-    def _settle(
-        self, group: _Group, completed: list[Ticket], flag: int = 0, error: str = ""
-    ) -> None:
+    def _settle(self, group: _Group, completed: list[Ticket], flag: int = 0, error: str = "") -> None:
         """Close the group's rows; tickets that this completes join `completed` before anything else."""
         if not group.rows.size:
             return
         done = group.batch.settle(group.rows, flag, error)
         completed += done
-        for ticket in done:
-            self._count(group, ticket)
+        if done:
+            self._count(group, done)
 
-    def _count(self, group: _Group, ticket: Ticket) -> None:
+    def _count(self, group: _Group, done: list[Ticket]) -> None:
+        """Counts of finished requests: rows by answering tier, flags, latency by slowest tier."""
+        batch, now = group.batch, time.monotonic()
         with self._lock:
-            self._rows_in_flight -= ticket.rows
-        if ticket.error or ticket.cancelled:
-            self._metrics.add(m.FAILED, ticket.rows)
-            return
-        batch = group.batch
-        mine = slice(ticket.first, ticket.first + ticket.rows)
-        tiers, counts = np.unique(batch.tier[mine], return_counts=True)
-        for tier, count in zip(tiers.tolist(), counts.tolist(), strict=True):
-            self._metrics.add(m.ANSWERS, count, tier=group.plan.ladder[tier].tier)
-        flags = batch.flags[mine]
-        for family, flag in ((m.DEGRADED, DEGRADED), (m.DEADLINES, DEADLINE)):
-            flagged = int(np.count_nonzero(flags & flag))
-            if flagged:
-                self._metrics.add(family, flagged)
-        elapsed_ms = (time.monotonic() - batch.arrived_s) * 1000.0
-        slowest = group.plan.ladder[int(tiers[-1])].tier
-        self._metrics.observe(m.LATENCY, [elapsed_ms], m.LATENCY_EDGES_MS, tier=slowest)
+            self._rows_in_flight -= sum(ticket.rows for ticket in done)
+        names = [info.tier for info in group.plan.ladder]
+        for ticket in done:
+            if ticket.error or ticket.cancelled:
+                self._metrics.add(m.FAILED, ticket.rows)
+                continue
+            mine = slice(ticket.first, ticket.first + ticket.rows)
+            tiers, flags = batch.tier[mine].tolist(), batch.flags[mine].tolist()
+            for tier in tiers:
+                self._metrics.add(m.ANSWERS, tier=names[tier])
+            for family, flag in ((m.DEGRADED, DEGRADED), (m.DEADLINES, DEADLINE)):
+                flagged = sum(1 for value in flags if value & flag)
+                if flagged:
+                    self._metrics.add(family, flagged)
+            elapsed_ms = (now - batch.arrived_s) * 1000.0
+            self._metrics.observe(m.LATENCY, [elapsed_ms], m.LATENCY_EDGES_MS, tier=names[max(tiers)])
 
     def _adopt(self, plan: Plan) -> None:
         gear_box = GearBox([gear.up_to_rps for gear in plan.gears], plan.alpha, plan.window_ms)
@@ -325,7 +328,7 @@ class Router:
                 log.exception("metrics could not be written")
 
 
-def join(parts: list[Mapping[str, npt.NDArray[np.generic]]], names: tuple[str, ...]) -> Inputs:
+def join(parts: list[Inputs], names: tuple[str, ...]) -> Inputs:
     """Join the rows of several requests; a single one is passed on without a copy."""
     if len(parts) == 1:
         return {name: parts[0][name] for name in names}

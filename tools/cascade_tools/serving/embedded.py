@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -221,9 +221,7 @@ def _wait_until_ready(server: Server) -> None:
             time.sleep(0.1)
     finally:
         client.close()
-    raise CascadeError(
-        f"Triton was not ready after {READY_TIMEOUT_S:.0f} s:\n{log_tail(server.log)}"
-    )
+    raise CascadeError(f"Triton was not ready after {READY_TIMEOUT_S:.0f} s:\n{log_tail(server.log)}")
 
 
 def log_tail(log: Path) -> str:
@@ -242,14 +240,10 @@ def _stop(process: subprocess.Popen[bytes], prefix: str) -> None:
     try:
         if process.poll() is None:
             process.terminate()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(EXIT_TIMEOUT_S + 5)
-            except subprocess.TimeoutExpired:
-                pass
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
         for region in SHARED_MEMORY.glob(f"{prefix}*"):
             region.unlink(missing_ok=True)

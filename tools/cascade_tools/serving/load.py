@@ -79,7 +79,7 @@ def run_load(
     """
     with tempfile.TemporaryDirectory(prefix="cascade-load-") as folder:
         rows, results = Path(folder) / "rows.npz", Path(folder) / "results.npz"
-        np.savez(rows, **inputs)  # type: ignore[arg-type]
+        np.savez(rows, **inputs)
         job = Job(url, model, clients, outputs, datatypes, str(rows), str(results))
         description = Path(folder) / "job.json"
         description.write_text(json.dumps(asdict(job)))

@@ -58,9 +58,7 @@ class _Bench:
 
     def run(self, model: str, rows: Rows, clients: int, outputs: tuple[str, ...]) -> _Pass:
         before, start_j = self.server.cpu_seconds(), self.meter.read_j() if self.meter else 0.0
-        load = run_load(
-            self.server.grpc_url, model, rows.inputs, self.datatypes, clients, outputs
-        )
+        load = run_load(self.server.grpc_url, model, rows.inputs, self.datatypes, clients, outputs)
         energy_j = None
         if self.meter is not None:
             energy_j = max(0.0, self.meter.read_j() - start_j - self.idle_watts * load.wall_s)
@@ -79,9 +77,7 @@ def score(work: Workspace, server: Server, say: Say) -> Score:
     pick = np.random.default_rng(SEED).permutation(len(rows))[:LATENCY_ROWS]
     sample = rows.take(np.sort(pick))
     meter = find_meter()
-    bench = _Bench(
-        server, {spec.name: spec.datatype for spec in plan.inputs}, meter, _idle_watts(meter)
-    )
+    bench = _Bench(server, {spec.name: spec.datatype for spec in plan.inputs}, meter, _idle_watts(meter))
     giant_model = plan.ladder[-1].model
     passes = {}
     for model, outputs in ((giant_model, ("LABEL",)), (cascade.name, ("LABEL", "TIER"))):
@@ -91,8 +87,8 @@ def score(work: Workspace, server: Server, say: Say) -> Score:
         passes[model] = (alone, crowd)
     watts = next((g.busy_watts for g in load_devices(cascade).devices if g.kind == "cpu"), None)
     served = {model: _served(p, rows, plan, model, watts) for model, p in passes.items()}
-    crowd = passes[cascade.name][1].load
-    share = np.bincount(crowd.outputs["TIER"], minlength=len(plan.ladder)) / len(rows)
+    tiers = passes[cascade.name][1].load.outputs["TIER"]
+    share = np.bincount(tiers, minlength=len(plan.ladder)) / len(rows)
     policy = work.load(POLICY_FILE, RoutingPolicy, "search")
     allowance = cascade.objective.max_accuracy_drop / 100.0
     giant, whole = served[giant_model], served[cascade.name]
@@ -154,9 +150,7 @@ def _served(
     )
 
 
-def _tiers(
-    work: Workspace, rows: Rows, share: list[float], giant_accuracy: float
-) -> tuple[TierScore, ...]:
+def _tiers(work: Workspace, rows: Rows, share: list[float], giant_accuracy: float) -> tuple[TierScore, ...]:
     """Per tier; the last one's accuracy was just measured through Triton, the others run in process."""
     import onnxruntime
 
@@ -166,9 +160,7 @@ def _tiers(
     for number, tier in enumerate(exported.tiers):
         accuracy = giant_accuracy
         if number < len(exported.tiers) - 1:
-            session = onnxruntime.InferenceSession(
-                work.path(tier.file), providers=["CPUExecutionProvider"]
-            )
+            session = onnxruntime.InferenceSession(work.path(tier.file), providers=["CPUExecutionProvider"])
             labels = [
                 session.run(["LABEL"], rows.take(slice(s, s + 64)).inputs)[0].ravel()
                 for s in range(0, len(rows), 64)

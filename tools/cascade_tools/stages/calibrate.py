@@ -94,20 +94,16 @@ def check_logits(cascade: Cascade, logits: dict[str, Logits], rows: Rows) -> int
     classes = None
     for name, values in logits.items():
         if values.ndim != 2 or len(values) != len(rows) or values.shape[1] < 1:
-            raise UsageError(
-                f"tiers.{name}: must give logits [rows, classes], gave {list(values.shape)}"
-            )
+            raise UsageError(f"tiers.{name}: must give logits [rows, classes], gave {list(values.shape)}")
         classes = classes or values.shape[1]
         if values.shape[1] != classes:
             raise UsageError(
-                f"tiers.{name}: gives {values.shape[1]} classes, "
-                f"tier {cascade.tiers[0].name} gives {classes}"
+                f"tiers.{name}: gives {values.shape[1]} classes, tier {cascade.tiers[0].name} gives {classes}"
             )
         broken = int((~np.isfinite(values)).any(axis=1).sum())
         if broken:
             raise UsageError(
-                f"tiers.{name}: {broken} of {len(rows)} rows of data.validation give NaN or "
-                "infinite logits",
+                f"tiers.{name}: {broken} of {len(rows)} rows of data.validation give NaN or infinite logits",
                 "mend the model or its input scaling; a cascade cannot be calibrated on these",
             )
     assert classes is not None
@@ -128,9 +124,7 @@ def _fit(
     fit: npt.NDArray[np.bool_],
 ) -> CalibratedTier:
     choice = cascade.calibration
-    temperature = (
-        fit_temperature(logits[fit], target[fit]) if choice.method == "temperature" else 1.0
-    )
+    temperature = fit_temperature(logits[fit], target[fit]) if choice.method == "temperature" else 1.0
     held_out, held_target = logits[~fit], target[~fit]
     return CalibratedTier(
         tier=tier,

@@ -57,9 +57,7 @@ def export(work: Workspace, made_from: dict[str, str], report: Reporter) -> None
         )
 
 
-def _export_tier(
-    work: Workspace, tier: Tier, calibration: Calibration, sample: Rows
-) -> ExportedTier:
+def _export_tier(work: Workspace, tier: Tier, calibration: Calibration, sample: Rows) -> ExportedTier:
     source = load_source(work.cascade, tier)
     head = calibration.tier(tier.name)
     graph = source.export(head, calibration.inputs, work.cascade.serving.probabilities)
@@ -85,9 +83,7 @@ def _export_tier(
     )
 
 
-def _compare(
-    graph: bytes, source: Source, head: CalibratedTier, sample: Rows
-) -> tuple[int, float]:
+def _compare(graph: bytes, source: Source, head: CalibratedTier, sample: Rows) -> tuple[int, float]:
     """Label mismatches (ties apart) and the largest difference of the confidences."""
     import onnxruntime
 

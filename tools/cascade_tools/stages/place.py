@@ -98,9 +98,7 @@ def _artifact(
     devices = []
     for g, group in enumerate(groups):
         used = sum(t.memory_mib * int(solution.count[i, g]) for i, t in enumerate(tiers))
-        busy = sum(
-            t.utilization[group.type] * float(solution.busy[i, g]) for i, t in enumerate(tiers)
-        )
+        busy = sum(t.utilization[group.type] * float(solution.busy[i, g]) for i, t in enumerate(tiers))
         devices.append(
             PlacedDevice(
                 type=group.type,

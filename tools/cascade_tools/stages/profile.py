@@ -16,6 +16,7 @@ import platform
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,9 +81,7 @@ def profile(work: Workspace, made_from: dict[str, str], report: Reporter) -> Non
             )
             for batch in batches:
                 runs = _measure(session, rows, batch, meter)
-                points.append(
-                    _point(tier.tier, batch, runs, memory_mib, device, meter, idle_watts)
-                )
+                points.append(_point(tier.tier, batch, runs, memory_mib, device, meter, idle_watts))
                 advance(len(points), len(exported.tiers) * len(batches))
     with readable_disk_errors(work.build):
         work.save(
@@ -109,7 +108,7 @@ def machine() -> dict[str, str]:
 
 def _processor_name() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             for line in file:
                 if line.startswith("model name"):
                     return line.partition(":")[2].strip()
@@ -145,9 +144,7 @@ def _idle_watts(meter: EnergyMeter | None) -> float:
     return (meter.read_j() - start_j) / (time.perf_counter() - start)
 
 
-def _run(
-    session: Any, rows: Rows, batch: int, count: int, rng: np.random.Generator
-) -> list[float]:
+def _run(session: Any, rows: Rows, batch: int, count: int, rng: np.random.Generator) -> list[float]:
     wall_s = []
     for _ in range(count):
         inputs = rows.take(rng.integers(len(rows), size=batch)).inputs
@@ -208,4 +205,3 @@ def _point(
         origin="measured",
         energy_origin=origin,
     )
-

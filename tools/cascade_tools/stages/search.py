@@ -74,8 +74,7 @@ def make_question(cascade: Cascade, profile: Profile) -> Question:
         if any(point.energy_j is None for point in planned):
             raise UsageError(
                 "objective.minimise: energy, but this machine has no readable meter",
-                "give `busy_watts` in the device file (shown as modelled), "
-                "or minimise device_time",
+                "give `busy_watts` in the device file (shown as modelled), or minimise device_time",
             )
         cost = tuple(float(point.energy_j or 0.0) for point in planned)
     else:

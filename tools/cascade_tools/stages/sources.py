@@ -33,9 +33,7 @@ class Source(Protocol):
     def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """Logits [rows, classes] of one batch."""
 
-    def export(
-        self, head: CalibratedTier, inputs: tuple[InputSpec, ...], probabilities: bool
-    ) -> bytes:
+    def export(self, head: CalibratedTier, inputs: tuple[InputSpec, ...], probabilities: bool) -> bytes:
         """An ONNX graph with outputs LABEL, CONFIDENCE and, where asked, PROBS."""
 
 
@@ -65,8 +63,7 @@ class TorchSource:
         module = call(folder, reference, f"{field}.torch")
         if not isinstance(module, torch.nn.Module):
             raise UsageError(
-                f"{field}.torch: {reference} returned {type(module).__name__}, "
-                "not a torch.nn.Module"
+                f"{field}.torch: {reference} returned {type(module).__name__}, not a torch.nn.Module"
             )
         if weights is not None:
             _load_weights(module, folder / weights, f"{field}.weights")
@@ -82,9 +79,7 @@ class TorchSource:
             found = self._module(*[torch.from_numpy(values) for values in inputs.values()])
             return np.asarray(found.float().numpy(), np.float32)
 
-    def export(
-        self, head: CalibratedTier, inputs: tuple[InputSpec, ...], probabilities: bool
-    ) -> bytes:
+    def export(self, head: CalibratedTier, inputs: tuple[InputSpec, ...], probabilities: bool) -> bytes:
         """See `Source`."""
         return _export(_with_head(self._module, head, probabilities), inputs, self._field)
 
@@ -109,23 +104,17 @@ class OnnxSource:
             raise UsageError(f"{field}.onnx: must have one output, the logits; has {outputs}")
         self._output = outputs[0]
         self._field = field
-        self.parameters = sum(
-            int(np.prod(tensor.dims)) for tensor in self._model.graph.initializer
-        )
+        self.parameters = sum(int(np.prod(tensor.dims)) for tensor in self._model.graph.initializer)
 
     def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """See `Source`."""
         names = {entry.name for entry in self._session.get_inputs()}
         if names != set(inputs):
-            raise UsageError(
-                f"{self._field}.onnx: inputs {sorted(names)} but the data has {sorted(inputs)}"
-            )
+            raise UsageError(f"{self._field}.onnx: inputs {sorted(names)} but the data has {sorted(inputs)}")
         with blame_user_code(f"{self._field}: run"):
             return np.asarray(self._session.run(None, inputs)[0], np.float32)
 
-    def export(
-        self, head: CalibratedTier, inputs: tuple[InputSpec, ...], probabilities: bool
-    ) -> bytes:
+    def export(self, head: CalibratedTier, inputs: tuple[InputSpec, ...], probabilities: bool) -> bytes:
         """See `Source`."""
         import onnx
         import torch
@@ -164,9 +153,7 @@ def _load_weights(module: torch.nn.Module, path: Path, field: str) -> None:
         ) from None
 
 
-def _with_head(
-    body: torch.nn.Module, head: CalibratedTier, probabilities: bool
-) -> torch.nn.Module:
+def _with_head(body: torch.nn.Module, head: CalibratedTier, probabilities: bool) -> torch.nn.Module:
     import torch
 
     class WithHead(torch.nn.Module):
@@ -217,10 +204,9 @@ def _export(module: torch.nn.Module, inputs: tuple[InputSpec, ...], field: str) 
             dynamic_shapes={"inputs": tuple({0: batch} for _ in inputs)},
             verbose=False,
         )
-        buffer = io.BytesIO()
         assert program is not None
-        program.save(buffer)
-        return buffer.getvalue()
+        graph: bytes = program.model_proto.SerializeToString()
+        return graph
 
 
 @contextlib.contextmanager

@@ -47,9 +47,7 @@ def train(
         raise UsageError(f"{cascade.folder / 'cascade.yaml'}: has no 'train' recipe")
     unknown = sorted(set(tiers) - set(cascade.tier_names))
     if unknown:
-        raise UsageError(
-            f"--tier {unknown[0]}: no such tier; there are {', '.join(cascade.tier_names)}"
-        )
+        raise UsageError(f"--tier {unknown[0]}: no such tier; there are {', '.join(cascade.tier_names)}")
     recipe = load_callable(cascade.folder, cascade.train, "train")
     rows = load_rows(cascade, "validation")
     results = []

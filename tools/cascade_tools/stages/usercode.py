@@ -7,6 +7,7 @@ packages. The user's code is trusted as the user's own Python is; data files are
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ DATATYPES = {
     "bool": "BOOL",
 }
 RESERVED = ("target", "group")
+INPUT_NAME = re.compile(r"[A-Za-z_][\w.-]*")  # it ends up in config.pbtxt
 
 
 @dataclass(frozen=True)
@@ -80,26 +82,28 @@ def load_rows(cascade: Cascade, field: str) -> Rows:
     target = arrays["target"]
     if target.ndim != 1 or target.dtype.kind not in "iu":
         raise UsageError(f"{where}: 'target' must be integers [rows], found {_shape(target)}")
-    rows = len(target)
-    if rows == 0:
+    if len(target) == 0:
         raise UsageError(f"{where}: the data set is empty")
     inputs = {name: values for name, values in arrays.items() if name not in RESERVED}
+    _check_inputs(inputs, len(target), where)
+    group = arrays.get("group", np.arange(len(target)))
+    if group.shape != target.shape or group.dtype.kind not in "iu":
+        raise UsageError(f"{where}: 'group' must be integers [{len(target)}], found {_shape(group)}")
+    return Rows(inputs, target.astype(np.int64), group.astype(np.int64))
+
+
+def _check_inputs(inputs: dict[str, npt.NDArray[Any]], rows: int, where: str) -> None:
     if not inputs:
         raise UsageError(f"{where}: holds no input array beside {' and '.join(RESERVED)}")
     for name, values in inputs.items():
+        if not INPUT_NAME.fullmatch(name):
+            raise UsageError(f"{where}: input {name!r}: letters, digits and _ . - only")
         if values.ndim < 2 or len(values) != rows:
-            raise UsageError(
-                f"{where}: input {name!r} must be [{rows}, ...], found {_shape(values)}"
-            )
+            raise UsageError(f"{where}: input {name!r} must be [{rows}, ...], found {_shape(values)}")
         if values.dtype.name not in DATATYPES:
             raise UsageError(
-                f"{where}: input {name!r} has dtype {values.dtype}; "
-                f"Triton takes {', '.join(DATATYPES)}"
+                f"{where}: input {name!r} has dtype {values.dtype}; Triton takes {', '.join(DATATYPES)}"
             )
-    group = arrays.get("group", np.arange(rows))
-    if group.shape != (rows,) or group.dtype.kind not in "iu":
-        raise UsageError(f"{where}: 'group' must be integers [{rows}], found {_shape(group)}")
-    return Rows(inputs, target.astype(np.int64), group.astype(np.int64))
 
 
 def _shape(values: npt.NDArray[Any]) -> str:

@@ -1,0 +1,1 @@
+"""The page of figures and pictures: `build/<cascade>/report.html`."""
