@@ -257,7 +257,8 @@ class _Cells(NamedTuple):
 
     def cumulate(self, weight: Array) -> Array:
         """Sum of the rows' weights below every combination of cuts; broadcasts over the other axes."""
-        table: Array = np.bincount(self.cell, weight, math.prod(self.shape)).reshape(self.shape)
+        sums = np.bincount(self.cell, weight, math.prod(self.shape))
+        table: Array = np.asarray(sums, np.float64).reshape(self.shape)
         for axis in range(len(self.shape)):
             table = np.cumsum(table, axis=axis, dtype=np.float64)
         return table.reshape(self.shape + (1,) * (self.axes - len(self.shape)))

@@ -115,6 +115,24 @@ def check(root: Path, files: Files, manifest: bytes) -> None:
         )
 
 
+def check_shown(folder: Path, configs: Files) -> None:
+    """Compare the configs that are kept for people with what would be written.
+
+    Raises:
+        CheckFailed: they differ; the files are named.
+    """
+    different = [
+        name
+        for name, content in sorted(configs.items())
+        if not (folder / name).is_file() or (folder / name).read_bytes() != content
+    ]
+    if different:
+        raise CheckFailed(
+            f"{folder}: differs from the plan: {', '.join(different)}",
+            "run `cascade-tools build-repo ... --target ngc` and commit what it writes",
+        )
+
+
 def _write_version(versions: Path, final: Path, files: Files, manifest: bytes) -> None:
     new = Path(tempfile.mkdtemp(prefix=".new-", dir=versions))
     try:

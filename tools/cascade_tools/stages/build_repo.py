@@ -36,15 +36,16 @@ def build_repo(work: Workspace, target: Target, *, check: bool, report: Reporter
     files, configs = _render(work, target)
     manifest = place.make_manifest(work.cascade.name, target, files)
     root = repository_root(work, target)
+    shown = {name: text.encode() for name, text in configs.items()} if target == "ngc" else {}
     if check:
         place.check(root, files, manifest)
+        place.check_shown(root / work.cascade.name, shown)
         return root / "current"
     repository = place.put(root, files, manifest)
     report.say(f"  {len(files)} files for {SERVERS[target]}: {repository}")
-    if target == "ngc":
-        with readable_disk_errors(root):
-            for name, text in configs.items():
-                write_atomically(root / work.cascade.name / name, text.encode())
+    with readable_disk_errors(root):
+        for name, content in shown.items():
+            write_atomically(root / work.cascade.name / name, content)
     return repository
 
 

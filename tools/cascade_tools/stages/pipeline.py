@@ -64,9 +64,9 @@ class Stage:
 
 
 def _sources(cascade: Cascade) -> dict[str, str]:
-    """Digests of the models and of the Python and data files that they and the rows come from."""
+    """Digests of the models, and of all Python and data files that they and the rows may come from."""
     folder = cascade.folder
-    paths = set(folder.rglob("*.py")) | set(folder.glob("*.npz"))
+    paths = set(folder.rglob("*.py"))
     for tier in cascade.tiers:
         paths |= {folder / p for p in (tier.source.weights, tier.source.onnx) if p is not None}
         paths |= _module_files(tier.source.torch)

@@ -44,10 +44,10 @@ SEED = 0
 
 @dataclass(frozen=True)
 class _Runs:
-    """What one point's runs took; `energy_j` is total, None without a meter."""
+    """What each run of one point took; `energy_j` is of all runs, None without a meter."""
 
     wall_s: list[float]
-    cpu_s: float
+    cpu_s: list[float]
     energy_j: float | None
 
 
@@ -158,14 +158,14 @@ def _measure(session: Any, rows: Rows, batch: int, meter: EnergyMeter | None) ->
     rng = np.random.default_rng(SEED)
     _run(session, rows, batch, WARM_UP_RUNS, rng)
     wall_s: list[float] = []
-    cpu_s = 0.0
+    cpu_s: list[float] = []
     start_j = meter.read_j() if meter else 0.0
     while len(wall_s) < MAX_RUNS and (len(wall_s) < MIN_RUNS or sum(wall_s) < MIN_SECONDS):
         inputs = rows.take(rng.integers(len(rows), size=batch)).inputs
         cpu_before, start = time.process_time(), time.perf_counter()
         session.run(None, inputs)
         wall_s.append(time.perf_counter() - start)
-        cpu_s += time.process_time() - cpu_before
+        cpu_s.append(time.process_time() - cpu_before)
     return _Runs(wall_s, cpu_s, meter.read_j() - start_j if meter else None)
 
 
@@ -181,15 +181,18 @@ def _point(
     total_s = sum(runs.wall_s)
     rows = len(runs.wall_s) * batch
     assert device.cores is not None
-    utilization = min(1.0, max(runs.cpu_s / (total_s * device.cores), 1e-6))
+    wall_s, cpu_s = np.array(runs.wall_s), np.array(runs.cpu_s)
+    # Medians, because a neighbour that takes the core lengthens a few runs very much.
+    utilization = min(1.0, max(float(np.median(cpu_s / wall_s)) / device.cores, 1e-6))
+    cpu_s_per_row = float(np.median(cpu_s)) / batch
     energy_j: float | None = None
     origin: Origin | None = None
     if meter is not None and runs.energy_j is not None:
         energy_j = max(0.0, runs.energy_j - idle_watts * total_s) / rows
         origin = "measured"
     elif device.busy_watts is not None:
-        energy_j, origin = device.busy_watts * runs.cpu_s / rows, "modelled"
-    p50, p99 = np.percentile(np.array(runs.wall_s) * 1000.0, [50, 99])
+        energy_j, origin = device.busy_watts * cpu_s_per_row, "modelled"
+    p50, p99 = np.percentile(wall_s * 1000.0, [50, 99])
     return ProfilePoint(
         tier=tier,
         format="onnx",
@@ -198,7 +201,7 @@ def _point(
         latency_p50_ms=float(p50),
         latency_p99_ms=float(p99),
         throughput_rps=batch * 1000.0 / float(p50),
-        cpu_ms_per_row=1000.0 * runs.cpu_s / rows,
+        cpu_ms_per_row=1000.0 * cpu_s_per_row,
         memory_mib=memory_mib,
         kernel_utilization=utilization,
         energy_j=energy_j,
