@@ -179,9 +179,16 @@ class Devices(_Spec):
 
 
 class Gears(_Spec):
-    """How many gears, and how busy the devices may be before the next gear takes over."""
+    """Policies for low and high arrival rates.
+
+    Attributes:
+        count: how many; policies that coincide are merged.
+        reserve: share of the accuracy allowance that the first gear does not spend; the last spends all.
+        target_busy_share: how busy the devices may be before the next gear takes over.
+    """
 
     count: int = Field(default=2, ge=1, le=16)
+    reserve: float = Field(default=0.25, ge=0.0, le=1.0)
     target_busy_share: float = Field(default=0.8, gt=0.0, le=1.0)
 
 

@@ -1,7 +1,7 @@
 """Gears: which policy serves which arrival rate, on one fixed placement (CascadeServe, sections 3 and 4).
 
-Gear g of G may spend g/G of the accuracy allowance: the first is the most accurate, the last the cheapest,
-and all keep the allowance. A gear serves rates up to the target share of what the placement sustains with
+The first gear keeps a reserve of the accuracy allowance, the last spends all of it, those between lie evenly
+between: the first is the most accurate, the last the cheapest, and all keep the allowance. A gear serves rates up to the target share of what the placement sustains with
 its policy; the last has no upper rate.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from cascade_tools.artifacts import PredictedPolicy
 
@@ -25,6 +27,7 @@ def choose_gears(
     policies: Sequence[PredictedPolicy],
     max_accuracy_drop: float,
     count: int,
+    reserve: float,
     target_busy_share: float,
     sustainable_rps: Callable[[PredictedPolicy], float],
 ) -> tuple[GearChoice, ...]:
@@ -34,12 +37,13 @@ def choose_gears(
         policies: candidates with predicted cost and bound on the accuracy drop; at least one is within it.
         max_accuracy_drop: the allowance in points.
         count: how many gears are wanted; policies that coincide are merged.
+        reserve: share of the allowance that the first of several gears does not spend.
         target_busy_share: share of the sustainable rate at which the next gear takes over.
         sustainable_rps: what the placement sustains with a policy.
     """
     chosen: list[PredictedPolicy] = []
-    for number in range(1, count + 1):
-        allowance = max_accuracy_drop * number / count
+    for kept in np.linspace(reserve if count > 1 else 0.0, 0.0, count).tolist():
+        allowance = max_accuracy_drop * (1.0 - kept)
         within = [policy for policy in policies if policy.accuracy_drop_bound <= allowance]
         if within:
             chosen.append(min(within, key=lambda policy: (policy.cost, -policy.accuracy)))

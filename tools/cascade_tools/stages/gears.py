@@ -51,6 +51,7 @@ def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
         (policy.chosen, policy.reference, *frontier.policies),
         cascade.objective.max_accuracy_drop,
         cascade.gears.count,
+        cascade.gears.reserve,
         cascade.gears.target_busy_share,
         sustainable_rps,
     )
