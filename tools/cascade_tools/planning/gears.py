@@ -1,8 +1,9 @@
 """Gears: which policy serves which arrival rate, on one fixed placement (CascadeServe, sections 3 and 4).
 
-The first gear keeps a reserve of the accuracy allowance, the last spends all of it, those between lie evenly
-between: the first is the most accurate, the last the cheapest, and all keep the allowance. A gear serves rates up to the target share of what the placement sustains with
-its policy; the last has no upper rate.
+The first gear keeps a reserve of the accuracy allowance, the last spends all of it, and those between lie
+evenly between: the first is the most accurate, the last the cheapest, and all keep the allowance. A gear
+serves rates up to the target share of what the placement sustains with its policy; the last has no upper
+rate.
 """
 
 from __future__ import annotations

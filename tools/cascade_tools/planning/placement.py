@@ -15,10 +15,11 @@ that rate takes the fewest MiB. `verify` recomputes everything without the solve
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, linprog, milp
 
 from cascade_tools.errors import Infeasible
 
@@ -74,6 +75,20 @@ class Solution:
         return max(0.0, 1.0 - self.rate_rps / self.bound_rps) if self.bound_rps > 0.0 else 0.0
 
 
+class _Numbers(NamedTuple):
+    """A problem as arrays: tiers in rows, devices in columns.
+
+    `scale` is a rate of the right size: all coefficients of the programs are of order one, as HiGHS wants.
+    """
+
+    reach: Array
+    seconds_per_row: Array
+    utilization: Array
+    memory_mib: Array
+    room_mib: Array
+    scale: float
+
+
 def place(tiers: tuple[TierLoad, ...], devices: tuple[Device, ...]) -> Solution:
     """The placement with the highest sustainable rate, then with the least memory.
 
@@ -81,22 +96,27 @@ def place(tiers: tuple[TierLoad, ...], devices: tuple[Device, ...]) -> Solution:
         Infeasible: a tier fits on no device, or all tiers together do not fit.
     """
     _check_memory(tiers, devices)
-    tau, share = _matrices(tiers, devices)
-    memory = np.array([tier.memory_mib for tier in tiers])
-    room = np.array([float(device.memory_mib) for device in devices])
-    upper = _most_instances(share, memory, room)
-    scale = _rate_scale(tiers, tau, share)
-    rate, _, bound, status = _solve_rate(tiers, tau, share, memory, room, upper, scale)
-    if rate <= 0.0:
+    numbers = _numbers(tiers, devices)
+    cells = numbers.seconds_per_row.size
+    fastest = _solve(numbers, np.append(np.zeros(2 * cells), -1.0), lowest_rate=0.0)
+    if fastest.x is None or fastest.x[-1] <= 0.0:
         raise Infeasible(
-            f"the {len(tiers)} tiers do not fit together into {room.sum():.0f} MiB "
+            f"the {len(tiers)} tiers do not fit together into {numbers.room_mib.sum():.0f} MiB "
             f"on {len(devices)} device(s)",
             "add memory or devices, or leave a tier out",
             constraint="memory",
         )
-    count = _solve_memory(tiers, tau, share, memory, room, upper, scale, KEEP_RATE * rate)
-    sustained, busy = sustainable_rate(tiers, devices, count)
-    return Solution(count, busy, sustained, max(bound, sustained), status)
+    weight = np.repeat(numbers.memory_mib, len(devices)) / max(numbers.memory_mib.sum(), 1.0)
+    smallest = _solve(
+        numbers,
+        np.concatenate([np.zeros(cells), weight, [0.0]]),
+        lowest_rate=KEEP_RATE * float(fastest.x[-1]),
+    )
+    count = np.round(smallest.x[cells : 2 * cells]).astype(np.int64)
+    count = count.reshape(numbers.seconds_per_row.shape)
+    rate, busy = sustainable_rate(tiers, devices, count)
+    bound = -float(fastest.mip_dual_bound) * numbers.scale
+    return Solution(count, busy, rate, max(bound, rate), STATUS[fastest.status])
 
 
 def sustainable_rate(
@@ -106,29 +126,21 @@ def sustainable_rate(
 
     A linear program over the loads alone; independent of how the placement was found.
     """
-    tau, share = _matrices(tiers, devices)
-    scale = _rate_scale(tiers, tau, share)
-    flows = tau.size
-    balance = np.zeros((len(tiers), flows + 1))
-    busy_share = np.zeros((len(devices), flows + 1))
-    for i in range(len(tiers)):
-        for g in range(len(devices)):
-            column = i * len(devices) + g
-            balance[i, column] = 1.0 / (tau[i, g] * scale)
-            busy_share[g, column] = share[i, g]
-        balance[i, flows] = -tiers[i].reach
+    numbers = _numbers(tiers, devices)
+    shape = numbers.seconds_per_row.shape
+    keep_up, busy_share = _load_rows(numbers)
     result = linprog(
-        c=np.append(np.zeros(flows), -1.0),
+        c=np.append(np.zeros(count.size), -1.0),
         A_ub=busy_share,
         b_ub=np.ones(len(devices)),
-        A_eq=balance,
+        A_eq=keep_up,
         b_eq=np.zeros(len(tiers)),
         bounds=[(0.0, float(n)) for n in count.ravel()] + [(0.0, None)],
         method="highs",
     )
     if not result.success:
-        return 0.0, np.zeros(tau.shape)
-    return float(-result.fun * scale), np.asarray(result.x[:flows]).reshape(tau.shape)
+        return 0.0, np.zeros(shape)
+    return float(-result.fun * numbers.scale), np.asarray(result.x[:-1]).reshape(shape)
 
 
 def verify(tiers: tuple[TierLoad, ...], devices: tuple[Device, ...], solution: Solution) -> list[str]:
@@ -176,100 +188,62 @@ def _check_memory(tiers: tuple[TierLoad, ...], devices: tuple[Device, ...]) -> N
         )
 
 
-def _matrices(tiers: tuple[TierLoad, ...], devices: tuple[Device, ...]) -> tuple[Array, Array]:
-    tau = np.array([[tier.seconds_per_row[d.type] for d in devices] for tier in tiers])
+def _numbers(tiers: tuple[TierLoad, ...], devices: tuple[Device, ...]) -> _Numbers:
+    seconds = np.array([[tier.seconds_per_row[d.type] for d in devices] for tier in tiers])
     share = np.array([[tier.utilization[d.type] for d in devices] for tier in tiers])
-    return tau, share
+    reach = np.array([tier.reach for tier in tiers])
+    work = float(reach @ (seconds * share).min(axis=1))
+    return _Numbers(
+        reach=reach,
+        seconds_per_row=seconds,
+        utilization=share,
+        memory_mib=np.array([tier.memory_mib for tier in tiers]),
+        room_mib=np.array([float(device.memory_mib) for device in devices]),
+        scale=len(devices) / work if work > 0.0 else 1.0,
+    )
 
 
-def _most_instances(share: Array, memory: Array, room: Array) -> Array:
-    by_work = np.ceil(1.0 / share - 1e-9)
-    with np.errstate(divide="ignore"):
-        by_memory = np.floor(room[None, :] / memory[:, None] + 1e-9)
-    return np.asarray(np.minimum(by_work, by_memory))
+def _load_rows(numbers: _Numbers) -> tuple[Array, Array]:
+    """Rows over [busy instances, rate]: every tier keeps up (= 0), no device is too busy (<= 1)."""
+    tiers, devices = numbers.seconds_per_row.shape
+    keep_up = np.zeros((tiers, tiers * devices + 1))
+    busy_share = np.zeros((devices, tiers * devices + 1))
+    for i in range(tiers):
+        for g in range(devices):
+            cell = i * devices + g
+            keep_up[i, cell] = 1.0 / (numbers.seconds_per_row[i, g] * numbers.scale)
+            busy_share[g, cell] = numbers.utilization[i, g]
+    keep_up[:, -1] = -numbers.reach
+    return keep_up, busy_share
 
 
-def _rate_scale(tiers: tuple[TierLoad, ...], tau: Array, share: Array) -> float:
-    """A rate of the right size, so that all coefficients of the programs are of order one."""
-    work = sum(tier.reach * float((tau[i] * share[i]).min()) for i, tier in enumerate(tiers))
-    return tau.shape[1] / work if work > 0.0 else 1.0
+def _solve(numbers: _Numbers, cost: Array, lowest_rate: float) -> OptimizeResult:
+    """Minimise over [busy instances, instances, rate / scale]; cells run over tiers, then devices."""
+    tiers, devices = numbers.seconds_per_row.shape
+    cells = tiers * devices
+    keep_up, busy_share = _load_rows(numbers)
+    eye, nothing = np.eye(cells), np.zeros((cells, cells))
+    home = np.kron(np.eye(tiers), np.ones(devices))
+    fits = np.kron(numbers.memory_mib, np.eye(devices)) / numbers.room_mib[:, None]
 
+    def over_all(busy: Array, count: Array, rate: Array | None = None) -> Array:
+        column = np.zeros(len(busy)) if rate is None else rate
+        return np.column_stack([busy, count, column])
 
-def _program(
-    tiers: tuple[TierLoad, ...], tau: Array, share: Array, memory: Array, room: Array, scale: float
-) -> list[LinearConstraint]:
-    """Constraints over the variables [busy (tiers x devices), count (tiers x devices), rate]."""
-    count_tiers, count_devices = tau.shape
-    cells = tau.size
-    keep_up = np.zeros((count_tiers, 2 * cells + 1))
-    home = np.zeros((count_tiers, 2 * cells + 1))
-    busy_share = np.zeros((count_devices, 2 * cells + 1))
-    fits = np.zeros((count_devices, 2 * cells + 1))
-    exists = np.zeros((cells, 2 * cells + 1))
-    for i in range(count_tiers):
-        for g in range(count_devices):
-            cell = i * count_devices + g
-            keep_up[i, cell] = 1.0 / (tau[i, g] * scale)
-            home[i, cells + cell] = 1.0
-            busy_share[g, cell] = share[i, g]
-            fits[g, cells + cell] = memory[i] / room[g]
-            exists[cell, cell], exists[cell, cells + cell] = 1.0, -1.0
-        keep_up[i, 2 * cells] = -tiers[i].reach
-    return [
-        LinearConstraint(keep_up, 0.0, 0.0),
-        LinearConstraint(home, 1.0, np.inf),
-        LinearConstraint(busy_share, -np.inf, 1.0),
-        LinearConstraint(fits, -np.inf, 1.0),
-        LinearConstraint(exists, -np.inf, 0.0),
-    ]
-
-
-def _solve_rate(
-    tiers: tuple[TierLoad, ...],
-    tau: Array,
-    share: Array,
-    memory: Array,
-    room: Array,
-    upper: Array,
-    scale: float,
-) -> tuple[float, Array, float, str]:
-    cells = tau.size
-    result = milp(
-        c=np.append(np.zeros(2 * cells), -1.0),
-        constraints=_program(tiers, tau, share, memory, room, scale),
+    most = np.minimum(
+        np.ceil(1.0 / numbers.utilization - 1e-9),
+        np.floor(numbers.room_mib / np.maximum(numbers.memory_mib[:, None], 1e-9) + 1e-9),
+    ).ravel()
+    return milp(
+        c=cost,
+        constraints=[
+            LinearConstraint(over_all(keep_up[:, :-1], nothing[:tiers], keep_up[:, -1]), 0.0, 0.0),
+            LinearConstraint(over_all(busy_share[:, :-1], nothing[:devices]), -np.inf, 1.0),
+            LinearConstraint(over_all(nothing[:tiers], home), 1.0, np.inf),
+            LinearConstraint(over_all(nothing[:devices], fits), -np.inf, 1.0),
+            LinearConstraint(over_all(eye, -eye), -np.inf, 0.0),
+        ],
         integrality=np.concatenate([np.zeros(cells), np.ones(cells), [0.0]]),
-        bounds=Bounds(0.0, np.concatenate([upper.ravel(), upper.ravel(), [np.inf]])),
+        bounds=Bounds(np.append(np.zeros(2 * cells), lowest_rate), np.concatenate([most, most, [np.inf]])),
         options={"time_limit": TIME_LIMIT_S},
     )
-    if result.x is None:
-        return 0.0, np.zeros(tau.shape), 0.0, STATUS[result.status]
-    count = np.round(result.x[cells : 2 * cells]).reshape(tau.shape)
-    bound = -float(result.mip_dual_bound) * scale
-    return float(result.x[-1]) * scale, count, bound, STATUS[result.status]
-
-
-def _solve_memory(
-    tiers: tuple[TierLoad, ...],
-    tau: Array,
-    share: Array,
-    memory: Array,
-    room: Array,
-    upper: Array,
-    scale: float,
-    rate: float,
-) -> npt.NDArray[np.int64]:
-    """The fewest MiB that sustain `rate`; feasible, since the first solve sustained more."""
-    cells = tau.size
-    weight = np.repeat(memory, tau.shape[1]) / memory.sum()
-    result = milp(
-        c=np.concatenate([np.zeros(cells), weight, [0.0]]),
-        constraints=_program(tiers, tau, share, memory, room, scale),
-        integrality=np.concatenate([np.zeros(cells), np.ones(cells), [0.0]]),
-        bounds=Bounds(
-            np.append(np.zeros(2 * cells), rate / scale),
-            np.concatenate([upper.ravel(), upper.ravel(), [np.inf]]),
-        ),
-        options={"time_limit": TIME_LIMIT_S},
-    )
-    found = result.x[cells : 2 * cells]
-    return np.asarray(np.round(found), np.int64).reshape(tau.shape)

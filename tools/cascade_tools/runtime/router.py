@@ -243,7 +243,7 @@ class Router:
                 group.batch.mark(group.rows, DEGRADED)
                 continue
             level = policy.tiers.index(info.tier) if info.tier in policy.tiers else None
-            known = np.nan_to_num(answer.confidence, nan=0.0, posinf=1.0, neginf=0.0)
+            known = np.where(np.isfinite(answer.confidence), answer.confidence, np.float32(0.0))
             return index, level, answer._replace(confidence=known)
         return wanted, None, None
 
