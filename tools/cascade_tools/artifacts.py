@@ -133,12 +133,26 @@ class ProfilePoint(_Value):
         return self
 
 
+class Hop(_Value):
+    """What a call from the router to a tier costs beside the tier's own work.
+
+    Attributes:
+        latency_ms: median of calls one after the other.
+        cpu_ms: CPU time of all server processes per call, under load.
+    """
+
+    latency_ms: float = Field(gt=0.0)
+    cpu_ms: float = Field(ge=0.0)
+    origin: Origin
+
+
 class Profile(Artifact):
-    """All points, and the machine they come from."""
+    """All points, and the machine they come from; `hop` is None where no server could be started."""
 
     kind: Literal["profile"] = "profile"
     environment: dict[str, str]
     points: tuple[ProfilePoint, ...]
+    hop: Hop | None
 
     def points_of(self, tier: str) -> tuple[ProfilePoint, ...]:
         """The points of one tier, by batch size."""
@@ -223,7 +237,7 @@ class PredictedPolicy(_Value):
         accuracy: fraction of right answers.
         accuracy_drop: points below the reference; negative where the policy is better.
         accuracy_drop_bound: upper bound of the drop at the objective's confidence.
-        latency_mean_ms: mean over rows of the summed times at batch 1, without hops.
+        latency_mean_ms: mean over rows of the summed times at batch 1, hops included.
         cost: mean over rows of the summed costs of the visited tiers, in `cost_unit`.
         reach: share of rows that each tier sees; a tier that is not in the table has 0.
         answers: share of rows that each tier answers.

@@ -24,6 +24,7 @@ from pydantic import (
 from cascade_tools.errors import UsageError
 
 SPEC_FILE = "cascade.yaml"
+NOT_INPUTS = ("target", "group")  # arrays of a data set that no model reads
 _T = TypeVar("_T", bound=BaseModel)
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")

@@ -27,8 +27,8 @@ def demo(build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:
     from cascade_tools import resources
     from cascade_tools.cli.score_table import score_json, show_score
     from cascade_tools.report.page import write_report
+    from cascade_tools.scoring.score import score
     from cascade_tools.serving.embedded import embedded_triton
-    from cascade_tools.serving.score import score
     from cascade_tools.serving.triton_wheel import find_triton
     from cascade_tools.stages.pipeline import run_all
     from cascade_tools.stages.progress import stderr_reporter

@@ -21,7 +21,7 @@ from cascade_tools.artifacts import (
 from cascade_tools.errors import ArtifactError
 from cascade_tools.report import pictures
 from cascade_tools.report.compare import compare_served
-from cascade_tools.serving.score import SCORE_FILE
+from cascade_tools.scoring.score import SCORE_FILE
 from cascade_tools.stages.calibrate import CALIBRATION_FILE, SCORES_FILE
 from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.gears import GEARS_FILE

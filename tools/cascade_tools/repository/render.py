@@ -21,8 +21,8 @@ VERSION = "1"
 
 
 @dataclass(frozen=True)
-class Output:
-    """One output of a model, without the batch dimension."""
+class TensorSpec:
+    """One input or output of a model, without the batch dimension."""
 
     name: str
     datatype: str
@@ -40,9 +40,9 @@ class InstanceGroup:
 def render_configs(plan: GearPlan, placement: Placement, target: Target) -> dict[str, str]:
     """All `config.pbtxt` by relative path."""
     size = plan.limits.max_batch_size
-    probs = [Output("PROBS", "FP32", (plan.classes,))] if plan.probabilities else []
-    answer = [Output("LABEL", "INT64", (1,)), Output("CONFIDENCE", "FP32", (1,))]
-    route = [Output("TIER", "INT32", (1,)), Output("FLAGS", "INT32", (1,))]
+    probs = [TensorSpec("PROBS", "FP32", (plan.classes,))] if plan.probabilities else []
+    answer = [TensorSpec("LABEL", "INT64", (1,)), TensorSpec("CONFIDENCE", "FP32", (1,))]
+    route = [TensorSpec("TIER", "INT32", (1,)), TensorSpec("FLAGS", "INT32", (1,))]
     common: dict[str, Any] = {
         "cascade": plan.cascade,
         "inputs": plan.inputs,
@@ -84,6 +84,26 @@ def code_files(plan: GearPlan, target: Target) -> dict[str, Path]:
     if target == "embedded":
         tier = _folder(backends) / "onnx_tier.py"
         files |= {f"{info.model}/{VERSION}/model.py": tier for info in plan.ladder}
+    return files
+
+
+def hop_files() -> dict[str, bytes]:
+    """A repository that measures the cost of one call between models; see `serving/hop.py`."""
+    models = {
+        "hop_echo": (1, [TensorSpec("ROW", "FP32", (256,))], [TensorSpec("ECHO", "FP32", (256,))]),
+        "hop_probe": (
+            0,
+            [TensorSpec("CALLS", "INT32", (1,)), TensorSpec("THREADS", "INT32", (1,))],
+            [TensorSpec("SECONDS", "FP64", (-1,))],
+        ),
+    }
+    files = {}
+    for name, (size, inputs, outputs) in models.items():
+        text = _render(
+            "triton/probe.pbtxt.j2", name=name, max_batch_size=size, inputs=inputs, outputs=outputs
+        )
+        files[f"{name}/config.pbtxt"] = text.encode()
+        files[f"{name}/{VERSION}/model.py"] = (_folder(backends) / f"{name}.py").read_bytes()
     return files
 
 

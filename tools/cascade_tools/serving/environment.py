@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import psutil
 
 from cascade_tools.errors import EnvironmentLacks
+from cascade_tools.machine.facts import machine
+from cascade_tools.machine.meters import find_meter
 from cascade_tools.serving.triton_wheel import find_triton, wheel_version
-from cascade_tools.stages.meters import find_meter
-from cascade_tools.stages.profile import machine
 
 COMMAND_TIMEOUT_S = 10.0
 

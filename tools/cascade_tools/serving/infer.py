@@ -11,7 +11,7 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from cascade_tools.errors import CascadeError, UsageError
-from cascade_tools.stages.usercode import RESERVED
+from cascade_tools.spec import NOT_INPUTS
 from cascade_tools.store import load_npz
 
 DEFAULT_PORT = {"grpc": 8001, "http": 8000}
@@ -33,7 +33,7 @@ def infer_rows(
         UsageError: the file does not fit the model's inputs.
         CascadeError: no server there, or it refused.
     """
-    arrays = {name: v for name, v in load_npz(path).items() if name not in RESERVED}
+    arrays = {name: v for name, v in load_npz(path).items() if name not in NOT_INPUTS}
     library: Any = triton_grpc if protocol == "grpc" else triton_http
     address = url or f"127.0.0.1:{DEFAULT_PORT[protocol]}"
     client = library.InferenceServerClient(address)

@@ -27,6 +27,7 @@ from cascade_tools.stages.search import FRONTIER_FILE, POLICY_FILE
 from cascade_tools.store import Workspace, readable_disk_errors
 
 GEARS_FILE = "gear_plan.json"
+UNBOUNDED = 10**6
 
 
 def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
@@ -45,7 +46,9 @@ def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
 
     def sustainable_rps(candidate: PredictedPolicy) -> float:
         loads = tier_loads(cascade, profile, candidate.reach, groups)
-        return sustainable_rate(loads, devices, count)[0]
+        # Hops are no instances: nothing but the busy share of the devices bounds them.
+        free = np.full((len(loads) - len(count), len(groups)), UNBOUNDED, np.int64)
+        return sustainable_rate(loads, devices, np.vstack([count, free]))[0]
 
     choices = choose_gears(
         (policy.chosen, policy.reference, *frontier.policies),

@@ -7,7 +7,6 @@ A stage is fresh if its files exist and record the digests of exactly what it wo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,7 +14,17 @@ from pathlib import Path
 from typing import Literal
 
 from cascade_tools import __version__
-from cascade_tools.errors import CascadeError
+from cascade_tools.artifacts import (
+    Artifact,
+    Calibration,
+    Exported,
+    GearPlan,
+    Placement,
+    Profile,
+    RoutingPolicy,
+)
+from cascade_tools.errors import ArtifactError, CascadeError
+from cascade_tools.machine.facts import machine
 from cascade_tools.repository.render import Target
 from cascade_tools.spec import Cascade
 from cascade_tools.stages.build_repo import build_repo, repository_root
@@ -23,7 +32,7 @@ from cascade_tools.stages.calibrate import CALIBRATION_FILE, SCORES_FILE, calibr
 from cascade_tools.stages.export import EXPORTED_FILE, export
 from cascade_tools.stages.gears import GEARS_FILE, gears
 from cascade_tools.stages.place import PLACEMENT_FILE, place
-from cascade_tools.stages.profile import PROFILE_FILE, machine, profile
+from cascade_tools.stages.profile import PROFILE_FILE, profile
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.stages.search import FRONTIER_FILE, POLICY_FILE, search
 from cascade_tools.store import Workspace, digest_file, digest_files, digest_value
@@ -36,12 +45,14 @@ class Stage:
     """One verb of the chain.
 
     Attributes:
+        kind: type of its first file.
         files: what it writes below `build/<cascade>/`; the first records `made_from`.
         reads: files of earlier stages.
         depends: digests of everything else that it reads, by name.
     """
 
     name: str
+    kind: type[Artifact]
     files: tuple[str, ...]
     reads: tuple[str, ...]
     depends: Callable[[Cascade], dict[str, str]]
@@ -57,8 +68,8 @@ class Stage:
         if not all(work.path(name).is_file() for name in self.files):
             return "missing"
         try:
-            recorded = json.loads(work.path(self.files[0]).read_bytes()).get("made_from")
-        except (OSError, ValueError, AttributeError):
+            recorded = work.load(self.files[0], self.kind, self.name).made_from
+        except ArtifactError:  # corrupt, or written by another version of the tool
             return "stale"
         return "fresh" if recorded == self.made_from(work) else "stale"
 
@@ -116,23 +127,26 @@ def _machine_and_devices(cascade: Cascade) -> dict[str, str]:
 STAGES = (
     Stage(
         "calibrate",
+        Calibration,
         (CALIBRATION_FILE, SCORES_FILE),
         (),
         _with_sources("calibration"),
         calibrate,
     ),
-    Stage("export", (EXPORTED_FILE,), (CALIBRATION_FILE,), _with_sources("serving"), export),
-    Stage("profile", (PROFILE_FILE,), (EXPORTED_FILE,), _machine_and_devices, profile),
+    Stage("export", Exported, (EXPORTED_FILE,), (CALIBRATION_FILE,), _with_sources("serving"), export),
+    Stage("profile", Profile, (PROFILE_FILE,), (EXPORTED_FILE,), _machine_and_devices, profile),
     Stage(
         "search",
+        RoutingPolicy,
         (POLICY_FILE, FRONTIER_FILE),
         (SCORES_FILE, PROFILE_FILE),
         _sections("objective"),
         search,
     ),
-    Stage("place", (PLACEMENT_FILE,), (PROFILE_FILE, POLICY_FILE), _devices, place),
+    Stage("place", Placement, (PLACEMENT_FILE,), (PROFILE_FILE, POLICY_FILE), _devices, place),
     Stage(
         "gears",
+        GearPlan,
         (GEARS_FILE,),
         (CALIBRATION_FILE, PROFILE_FILE, POLICY_FILE, FRONTIER_FILE, PLACEMENT_FILE),
         lambda cascade: {

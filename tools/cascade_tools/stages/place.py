@@ -15,6 +15,7 @@ from cascade_tools.stages.search import POLICY_FILE, planned_point
 from cascade_tools.store import Workspace, readable_disk_errors
 
 PLACEMENT_FILE = "placement.json"
+HOPS = "hops"
 
 
 def place(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
@@ -35,11 +36,12 @@ def place(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
     if problems:
         raise CheckFailed("the placement does not hold: " + "; ".join(problems))
     report.say(f"  {solution.rate_rps:.0f} rows/s sustainable ({solution.status})")
+    giant_only = _giant_only(tiers[len(cascade.tiers) - 1], devices)
     batch = {name: planned_point(profile, name).batch for name in cascade.tier_names}
     with readable_disk_errors(work.build):
         work.save(
             PLACEMENT_FILE,
-            _artifact(cascade, made_from, groups, tiers, solution, batch, _giant_only(tiers, devices)),
+            _artifact(cascade, made_from, groups, tiers, solution, batch, giant_only),
         )
 
 
@@ -74,13 +76,29 @@ def tier_loads(
                 memory_mib=point.memory_mib,
             )
         )
-    return tuple(loads)
+    return (*loads, *_hops(profile, reach, groups))
 
 
-def _giant_only(tiers: tuple[TierLoad, ...], devices: tuple[Device, ...]) -> float | None:
+def _hops(profile: Profile, reach: dict[str, float], groups: list[DeviceGroup]) -> list[TierLoad]:
+    """The calls between models as one more load of the CPU: router and server work for every hop."""
+    cores = {group.type: group.cores for group in groups if group.cores is not None}
+    if profile.hop is None or not cores or len(cores) < len({group.type for group in groups}):
+        return []
+    return [
+        TierLoad(
+            name=HOPS,
+            reach=sum(reach.values()),
+            seconds_per_row={kind: profile.hop.cpu_ms / 1000.0 for kind in cores},
+            utilization={kind: 1.0 / count for kind, count in cores.items()},
+            memory_mib=0.0,
+        )
+    ]
+
+
+def _giant_only(giant: TierLoad, devices: tuple[Device, ...]) -> float | None:
     """Sustainable rate of the last tier alone on the same devices, None where it does not fit."""
     try:
-        return place_tiers((replace(tiers[-1], reach=1.0),), devices).rate_rps
+        return place_tiers((replace(giant, reach=1.0),), devices).rate_rps
     except Infeasible:
         return None
 
@@ -118,7 +136,7 @@ def _artifact(
         )
         for i, tier in enumerate(tiers)
         for g in range(len(groups))
-        if solution.count[i, g] > 0
+        if solution.count[i, g] > 0 and tier.name != HOPS
     ]
     return Placement(
         cascade=cascade.name,

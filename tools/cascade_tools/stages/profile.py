@@ -12,21 +12,21 @@ without a meter, CPU seconds times the watts that the device file gives (`modell
 
 from __future__ import annotations
 
-import platform
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
-from cascade_tools.artifacts import Exported, Origin, Profile, ProfilePoint
-from cascade_tools.errors import UsageError
+from cascade_tools.artifacts import Exported, Hop, Origin, Profile, ProfilePoint
+from cascade_tools.errors import EnvironmentLacks, UsageError
+from cascade_tools.machine.facts import machine
+from cascade_tools.machine.meters import EnergyMeter, find_meter
+from cascade_tools.serving.hop import measure_hop
+from cascade_tools.serving.triton_wheel import find_triton
 from cascade_tools.spec import DeviceGroup, load_devices
 from cascade_tools.stages.export import EXPORTED_FILE
-from cascade_tools.stages.meters import EnergyMeter, find_meter
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.stages.usercode import Rows, load_rows
 from cascade_tools.store import Workspace, digest_file, readable_disk_errors
@@ -83,6 +83,7 @@ def profile(work: Workspace, made_from: dict[str, str], report: Reporter) -> Non
                 runs = _measure(session, rows, batch, meter)
                 points.append(_point(tier.tier, batch, runs, memory_mib, device, meter, idle_watts))
                 advance(len(points), len(exported.tiers) * len(batches))
+    hop = _hop(report)
     with readable_disk_errors(work.build):
         work.save(
             PROFILE_FILE,
@@ -91,30 +92,20 @@ def profile(work: Workspace, made_from: dict[str, str], report: Reporter) -> Non
                 made_from=made_from,
                 environment=machine(),
                 points=tuple(points),
+                hop=hop,
             ),
         )
 
 
-def machine() -> dict[str, str]:
-    """What the figures depend on: the processor and the versions that ran."""
-    return {
-        "processor": _processor_name(),
-        "cores": str(psutil.cpu_count(logical=True)),
-        "python": platform.python_version(),
-        "onnxruntime": version("onnxruntime"),
-        "numpy": version("numpy"),
-    }
-
-
-def _processor_name() -> str:
+def _hop(report: Reporter) -> Hop | None:
+    """The cost of a call between models, where the embedded server runs."""
     try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.machine()
+        find_triton()
+    except EnvironmentLacks as error:
+        report.say(f"  hops count as free: {error.message}")
+        return None
+    report.say("  calls between models on the embedded Triton")
+    return measure_hop()
 
 
 def _cpu_of(work: Workspace) -> DeviceGroup:

@@ -6,7 +6,7 @@ from cascade_tools.artifacts import Frontier, Profile, ProfilePoint, RoutingPoli
 from cascade_tools.errors import UsageError
 from cascade_tools.planning.search import Question
 from cascade_tools.planning.search import search as search_policies
-from cascade_tools.spec import Cascade
+from cascade_tools.spec import Cascade, load_devices
 from cascade_tools.stages.calibrate import SCORES_FILE
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.progress import Reporter
@@ -64,24 +64,27 @@ def planned_point(profile: Profile, tier: str) -> ProfilePoint:
 
 
 def make_question(cascade: Cascade, profile: Profile) -> Question:
-    """Costs per row at the planned batch, and the allowance.
+    """Costs per row at the planned batch, each with the hop to the tier, and the allowance.
 
     Raises:
         UsageError: the objective is energy and a tier has none.
     """
     planned = [planned_point(profile, name) for name in cascade.tier_names]
+    hop_cpu_ms = profile.hop.cpu_ms if profile.hop else 0.0
+    hop_latency_ms = profile.hop.latency_ms if profile.hop else 0.0
     if cascade.objective.minimise == "energy":
         if any(point.energy_j is None for point in planned):
             raise UsageError(
                 "objective.minimise: energy, but this machine has no readable meter",
                 "give `busy_watts` in the device file (shown as modelled), or minimise device_time",
             )
-        cost = tuple(float(point.energy_j or 0.0) for point in planned)
+        watts = next(g.busy_watts for g in load_devices(cascade).devices if g.kind == "cpu") or 0.0
+        cost = tuple((p.energy_j or 0.0) + watts * hop_cpu_ms / 1000.0 for p in planned)
     else:
-        cost = tuple(point.latency_p50_ms / point.batch for point in planned)
+        cost = tuple(p.latency_p50_ms / p.batch + hop_cpu_ms for p in planned)
     return Question(
         cost=cost,
-        latency_ms=tuple(profile.at(name, 1).latency_p50_ms for name in cascade.tier_names),
+        latency_ms=tuple(profile.at(name, 1).latency_p50_ms + hop_latency_ms for name in cascade.tier_names),
         max_accuracy_drop=cascade.objective.max_accuracy_drop,
         confidence=cascade.objective.confidence,
     )

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from cascade_tools.artifacts import InputSpec, IntArray
 from cascade_tools.errors import UsageError
-from cascade_tools.spec import Cascade
+from cascade_tools.spec import NOT_INPUTS, Cascade
 from cascade_tools.store import load_npz
 
 DATATYPES = {
@@ -34,7 +34,6 @@ DATATYPES = {
     "uint8": "UINT8",
     "bool": "BOOL",
 }
-RESERVED = ("target", "group")
 INPUT_NAME = re.compile(r"[A-Za-z_][\w.-]*")  # it ends up in config.pbtxt
 
 
@@ -84,7 +83,7 @@ def load_rows(cascade: Cascade, field: str) -> Rows:
         raise UsageError(f"{where}: 'target' must be integers [rows], found {_shape(target)}")
     if len(target) == 0:
         raise UsageError(f"{where}: the data set is empty")
-    inputs = {name: values for name, values in arrays.items() if name not in RESERVED}
+    inputs = {name: values for name, values in arrays.items() if name not in NOT_INPUTS}
     _check_inputs(inputs, len(target), where)
     group = arrays.get("group", np.arange(len(target)))
     if group.shape != target.shape or group.dtype.kind not in "iu":
@@ -94,7 +93,7 @@ def load_rows(cascade: Cascade, field: str) -> Rows:
 
 def _check_inputs(inputs: dict[str, npt.NDArray[Any]], rows: int, where: str) -> None:
     if not inputs:
-        raise UsageError(f"{where}: holds no input array beside {' and '.join(RESERVED)}")
+        raise UsageError(f"{where}: holds no input array beside {' and '.join(NOT_INPUTS)}")
     for name, values in inputs.items():
         if not INPUT_NAME.fullmatch(name):
             raise UsageError(f"{where}: input {name!r}: letters, digits and _ . - only")

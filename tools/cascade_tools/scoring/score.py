@@ -18,13 +18,14 @@ from cascade_tools.artifacts import (
     ServedScore,
     TierScore,
 )
+from cascade_tools.machine.facts import machine
+from cascade_tools.machine.meters import EnergyMeter, find_meter
 from cascade_tools.serving.embedded import Server
 from cascade_tools.serving.load import LoadResult, run_load
 from cascade_tools.spec import load_devices
 from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.gears import GEARS_FILE
-from cascade_tools.stages.meters import EnergyMeter, find_meter
-from cascade_tools.stages.profile import PROFILE_FILE, machine
+from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.search import POLICY_FILE, planned_point
 from cascade_tools.stages.usercode import Rows, load_rows
 from cascade_tools.store import Workspace, digest_file, readable_disk_errors

@@ -1,0 +1,31 @@
+"""What measured figures depend on."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+
+def machine() -> dict[str, str]:
+    """What the figures depend on: the processor and the versions that ran."""
+    return {
+        "processor": _processor_name(),
+        "cores": str(psutil.cpu_count(logical=True)),
+        "python": platform.python_version(),
+        "onnxruntime": version("onnxruntime"),
+        "numpy": version("numpy"),
+    }
+
+
+def _processor_name() -> str:
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.machine()

@@ -1,0 +1,1 @@
+"""A served cascade against its last tier, as a client sees them."""

@@ -1,0 +1,62 @@
+"""What one hop costs: a call from a model to another inside the embedded server.
+
+    latency   CALLS calls one after the other; the median
+    CPU       CALLS calls from several threads; CPU seconds of all processes over calls
+
+A cascade pays one hop for every tier that a row visits, so a tier that is cheaper than a hop cannot pay.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tritonclient.grpc as triton_grpc
+
+from cascade_tools.artifacts import Hop
+from cascade_tools.repository import place
+from cascade_tools.repository.render import hop_files
+from cascade_tools.serving.embedded import Server, embedded_triton
+
+CALLS = 300
+THREADS = 8
+
+
+def measure_hop() -> Hop:
+    """Start the embedded server with a caller and a model that does nothing, and time the calls.
+
+    Raises:
+        EnvironmentLacks: the embedded server does not run here.
+    """
+    with tempfile.TemporaryDirectory(prefix="cascade-hop-") as folder:
+        files = hop_files()
+        repository = place.put(Path(folder), files, place.make_manifest("hop", "embedded", files))
+        with (
+            embedded_triton(repository) as server,
+            triton_grpc.InferenceServerClient(server.grpc_url) as client,
+        ):
+            _call(client, THREADS)  # warm-up
+            alone = _call(client, 1)
+            before = _cpu_s(server)
+            _call(client, THREADS)
+            spent_s = _cpu_s(server) - before
+    return Hop(
+        latency_ms=1000.0 * float(np.median(alone)),
+        cpu_ms=1000.0 * spent_s / CALLS,
+        origin="measured",
+    )
+
+
+def _cpu_s(server: Server) -> float:
+    return sum(server.cpu_seconds().values())
+
+
+def _call(client: triton_grpc.InferenceServerClient, threads: int) -> npt.NDArray[np.float64]:
+    inputs = []
+    for name, value in (("CALLS", CALLS), ("THREADS", threads)):
+        tensor = triton_grpc.InferInput(name, [1], "INT32")
+        tensor.set_data_from_numpy(np.array([value], np.int32))
+        inputs.append(tensor)
+    return np.asarray(client.infer("hop_probe", inputs).as_numpy("SECONDS"), np.float64)
