@@ -39,6 +39,12 @@ def show_score(score: Score) -> None:
         f"{whole.server_cpu_ms_per_request:.3f} ms, client {whole.client_cpu_ms_per_request:.3f} ms "
         "of CPU time."
     )
+    idle = [tier.name for tier in score.tiers if tier.answer_share == 0.0]
+    if idle:
+        show_line(
+            f"  Left out by the search: {', '.join(idle)}. A call from model to model costs more than they "
+            "would save."
+        )
     lost = 100.0 * (giant.accuracy - whole.accuracy)
     show_line(
         f"  Promise: at most {100.0 * score.allowance:g} points below the giant. Measured on the "

@@ -89,8 +89,17 @@ class _Numbers(NamedTuple):
     scale: float
 
 
-def place(tiers: tuple[TierLoad, ...], devices: tuple[Device, ...]) -> Solution:
+def place(
+    tiers: tuple[TierLoad, ...],
+    devices: tuple[Device, ...],
+    at_least: npt.NDArray[np.int64] | None = None,
+) -> Solution:
     """The placement with the highest sustainable rate, then with the least memory.
+
+    Args:
+        tiers: what is placed; every one gets at least one instance.
+        devices: where.
+        at_least: instances [tiers, devices] that are wanted anyhow, if they fit beside the others.
 
     Raises:
         Infeasible: a tier fits on no device, or all tiers together do not fit.
@@ -107,11 +116,11 @@ def place(tiers: tuple[TierLoad, ...], devices: tuple[Device, ...]) -> Solution:
             constraint="memory",
         )
     weight = np.repeat(numbers.memory_mib, len(devices)) / max(numbers.memory_mib.sum(), 1.0)
-    smallest = _solve(
-        numbers,
-        np.concatenate([np.zeros(cells), weight, [0.0]]),
-        lowest_rate=KEEP_RATE * float(fastest.x[-1]),
-    )
+    cost = np.concatenate([np.zeros(cells), weight, [0.0]])
+    keep = KEEP_RATE * float(fastest.x[-1])
+    smallest = _solve(numbers, cost, keep, at_least)
+    if smallest.x is None:
+        smallest = _solve(numbers, cost, keep)
     count = np.round(smallest.x[cells : 2 * cells]).astype(np.int64)
     count = count.reshape(numbers.seconds_per_row.shape)
     rate, busy = sustainable_rate(tiers, devices, count)
@@ -217,7 +226,12 @@ def _load_rows(numbers: _Numbers) -> tuple[Array, Array]:
     return keep_up, busy_share
 
 
-def _solve(numbers: _Numbers, cost: Array, lowest_rate: float) -> OptimizeResult:
+def _solve(
+    numbers: _Numbers,
+    cost: Array,
+    lowest_rate: float,
+    at_least: npt.NDArray[np.int64] | None = None,
+) -> OptimizeResult:
     """Minimise over [busy instances, instances, rate / scale]; cells run over tiers, then devices."""
     tiers, devices = numbers.seconds_per_row.shape
     cells = tiers * devices
@@ -234,6 +248,7 @@ def _solve(numbers: _Numbers, cost: Array, lowest_rate: float) -> OptimizeResult
         np.ceil(1.0 / numbers.utilization - 1e-9),
         np.floor(numbers.room_mib / np.maximum(numbers.memory_mib[:, None], 1e-9) + 1e-9),
     ).ravel()
+    fewest = np.zeros(cells) if at_least is None else at_least.ravel().astype(np.float64)
     return milp(
         c=cost,
         constraints=[
@@ -244,6 +259,9 @@ def _solve(numbers: _Numbers, cost: Array, lowest_rate: float) -> OptimizeResult
             LinearConstraint(over_all(eye, -eye), -np.inf, 0.0),
         ],
         integrality=np.concatenate([np.zeros(cells), np.ones(cells), [0.0]]),
-        bounds=Bounds(np.append(np.zeros(2 * cells), lowest_rate), np.concatenate([most, most, [np.inf]])),
+        bounds=Bounds(
+            np.concatenate([np.zeros(cells), fewest, [lowest_rate]]),
+            np.concatenate([most, np.maximum(most, fewest), [np.inf]]),
+        ),
         options={"time_limit": TIME_LIMIT_S},
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from cascade_tools.artifacts import PlacedDevice, PlacedInstances, Placement, Profile, RoutingPolicy
 from cascade_tools.errors import CheckFailed, Infeasible, UsageError
 from cascade_tools.planning.placement import Device, Solution, TierLoad, verify
@@ -31,17 +33,29 @@ def place(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
     groups = expand(cascade)
     tiers = tier_loads(cascade, profile, policy.chosen.reach, groups)
     devices = tuple(Device(g.type, g.memory_mib - g.reserved_mib) for g in groups)
-    solution = place_tiers(tiers, devices)
+    giant_only = _giant_only(tiers[len(cascade.tiers) - 1], devices)
+    # A request may fall back on the last tier alone, so it keeps what it would have by itself.
+    at_least = np.zeros((len(tiers), len(devices)), np.int64)
+    if giant_only is not None:
+        at_least[len(cascade.tiers) - 1] = giant_only.count[0]
+    solution = place_tiers(tiers, devices, at_least)
     problems = verify(tiers, devices, solution)
     if problems:
         raise CheckFailed("the placement does not hold: " + "; ".join(problems))
     report.say(f"  {solution.rate_rps:.0f} rows/s sustainable ({solution.status})")
-    giant_only = _giant_only(tiers[len(cascade.tiers) - 1], devices)
     batch = {name: planned_point(profile, name).batch for name in cascade.tier_names}
     with readable_disk_errors(work.build):
         work.save(
             PLACEMENT_FILE,
-            _artifact(cascade, made_from, groups, tiers, solution, batch, giant_only),
+            _artifact(
+                cascade,
+                made_from,
+                groups,
+                tiers,
+                solution,
+                batch,
+                giant_only.rate_rps if giant_only else None,
+            ),
         )
 
 
@@ -95,10 +109,10 @@ def _hops(profile: Profile, reach: dict[str, float], groups: list[DeviceGroup]) 
     ]
 
 
-def _giant_only(giant: TierLoad, devices: tuple[Device, ...]) -> float | None:
-    """Sustainable rate of the last tier alone on the same devices, None where it does not fit."""
+def _giant_only(giant: TierLoad, devices: tuple[Device, ...]) -> Solution | None:
+    """The last tier alone on the same devices, None where it does not fit."""
     try:
-        return place_tiers((replace(giant, reach=1.0),), devices).rate_rps
+        return place_tiers((replace(giant, reach=1.0),), devices)
     except Infeasible:
         return None
 
