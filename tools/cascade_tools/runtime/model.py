@@ -43,12 +43,18 @@ class TritonPythonModel:
             if rows == 0:
                 responses[number] = _error("the request has no rows", pb_utils.TritonError.INVALID_ARG)
                 continue
+            try:
+                deadline_s = _deadline_s(request)
+            except (TypeError, ValueError):
+                text = "deadline_ms and deadline_unix_ms must be numbers"
+                responses[number] = _error(text, pb_utils.TritonError.INVALID_ARG)
+                continue
             arrived += rows
             refusal = self._router.admit(rows)
             if refusal:
                 responses[number] = _error(refusal, pb_utils.TritonError.UNAVAILABLE)
                 continue
-            tickets.append(Ticket(rows, _deadline_s(request), request.is_cancelled, (number, request)))
+            tickets.append(Ticket(rows, deadline_s, request.is_cancelled, (number, request)))
             parts.append(arrays)
         inputs = join(parts, names) if parts else {}
         batch, completed = self._router.execute(tickets, inputs, arrived)
