@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from tritonclient.utils import triton_to_np_dtype
 
 from cascade_tools.artifacts import CalibratedTier, InputSpec
 from cascade_tools.errors import UsageError
@@ -120,16 +121,26 @@ class OnnxSource:
         import torch
         from onnx import compose, version_converter
 
-        shape = self._session.get_outputs()[0].shape
-        logits = InputSpec(name="LOGITS", datatype="FP32", dims=(int(shape[-1]),))
-        graph = _export(_with_head(torch.nn.Identity(), head, probabilities), (logits,), self._field)
-        top = compose.add_prefix(
-            onnx.load_from_string(graph), "cascade_", rename_inputs=False, rename_outputs=False
+        row = {spec.name: _zeros(spec, rows=1) for spec in inputs}
+        classes = self.logits(row).shape[-1]
+        logits = InputSpec(name="LOGITS", datatype="FP32", dims=(classes,))
+        head_graph = onnx.load_from_string(
+            _export(_with_head(torch.nn.Identity(), head, probabilities), (logits,), self._field)
         )
-        bottom = version_converter.convert_version(self._model, OPSET)
-        top.ir_version = bottom.ir_version
-        merged = compose.merge_models(bottom, top, io_map=[(self._output, "LOGITS")])
-        return merged.SerializeToString()  # type: ignore[no-any-return]
+        with blame_user_code(f"{self._field}.onnx: joining the graph with its head"):
+            own = next(o.version for o in self._model.opset_import if o.domain in ("", "ai.onnx"))
+            opset = max(own, OPSET)
+            bottom = version_converter.convert_version(self._model, opset)
+            top = version_converter.convert_version(head_graph, opset)
+            bottom.ir_version = top.ir_version = max(bottom.ir_version, top.ir_version)
+            top = compose.add_prefix(top, "cascade_", rename_inputs=False, rename_outputs=False)
+            merged = compose.merge_models(bottom, top, io_map=[(self._output, "LOGITS")])
+            graph: bytes = merged.SerializeToString()
+        return graph
+
+
+def _zeros(spec: InputSpec, rows: int) -> npt.NDArray[Any]:
+    return np.zeros((rows, *spec.dims), triton_to_np_dtype(spec.datatype))
 
 
 def _load_weights(module: torch.nn.Module, path: Path, field: str) -> None:
@@ -180,17 +191,7 @@ def _with_head(body: torch.nn.Module, head: CalibratedTier, probabilities: bool)
 def _export(module: torch.nn.Module, inputs: tuple[InputSpec, ...], field: str) -> bytes:
     import torch
 
-    kinds = {
-        "FP32": torch.float32,
-        "FP16": torch.float16,
-        "FP64": torch.float64,
-        "INT64": torch.int64,
-        "INT32": torch.int32,
-        "INT8": torch.int8,
-        "UINT8": torch.uint8,
-        "BOOL": torch.bool,
-    }
-    example = tuple(torch.zeros((2, *spec.dims), dtype=kinds[spec.datatype]) for spec in inputs)
+    example = tuple(torch.from_numpy(_zeros(spec, rows=2)) for spec in inputs)
     batch = torch.export.Dim("batch", min=1, max=4096)
     names = ["LABEL", "CONFIDENCE", "PROBS"]
     with _quiet(), blame_user_code(f"{field}: export to ONNX"):
