@@ -317,12 +317,14 @@ class Placement(Artifact):
 
 
 class LadderTier(_Value):
-    """What the router needs to know of one tier of the full ladder."""
+    """What the router needs to know of one tier of the full ladder; see `TierInfo` in the runtime."""
 
     tier: str
     model: str
+    sha256: str
     p50_ms: float
     p99_ms: float
+    further_row_ms: float
 
 
 class Gear(_Value):
@@ -401,7 +403,8 @@ class ServedScore(_Value):
         router_cpu_ms_per_request: of the router's process; None where there is none.
         server_cpu_ms_per_request: of tritonserver itself.
         client_cpu_ms_per_request: of the sending process.
-        energy_j: per request, of all server processes.
+        energy_j: per request; modelled from the CPU time of all server processes, or measured for the
+            whole machine, the client included.
     """
 
     accuracy: float

@@ -47,6 +47,8 @@ def _check_callable(reference: str) -> str:
 
 
 def _check_inside(path: str) -> str:
+    if len(path) > 200 or "\0" in path:
+        raise ValueError("must be a path of at most 200 characters")
     parts = Path(path).parts
     if Path(path).is_absolute() or ".." in parts:
         raise ValueError("must be a relative path inside the cascade's folder")
@@ -178,6 +180,15 @@ class Devices(_Spec):
 
     devices: tuple[DeviceGroup, ...] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _one_host(self) -> Devices:
+        types = [group.type for group in self.devices]
+        if len(set(types)) < len(types):
+            raise ValueError("devices: a type is given twice")
+        if sum(group.kind == "cpu" for group in self.devices) > 1:
+            raise ValueError("devices: one host has one device of kind cpu")
+        return self
+
 
 class Gears(_Spec):
     """Policies for low and high arrival rates.
@@ -206,12 +217,18 @@ class Serving(_Spec):
     rows_in_flight: int = Field(default=4096, ge=1)
     probabilities: bool = False
 
+    @model_validator(mode="after")
+    def _a_batch_can_be_admitted(self) -> Serving:
+        if self.rows_in_flight < self.max_batch_size:
+            raise ValueError("rows_in_flight must not be below max_batch_size")
+        return self
+
 
 class Cascade(_Spec):
     """A whole `cascade.yaml`."""
 
     name: Name
-    tiers: tuple[Tier, ...] = Field(min_length=1, max_length=16)
+    tiers: tuple[Tier, ...] = Field(min_length=1, max_length=8)
     data: Data
     calibration: CalibrationChoice = CalibrationChoice()
     objective: Objective = Objective()
@@ -251,7 +268,10 @@ def load_cascade(folder: Path) -> Cascade:
     Raises:
         UsageError: the file is missing, is not YAML, or has wrong or unknown fields; all are named.
     """
-    path = folder / SPEC_FILE if folder.is_dir() else folder
+    try:
+        path = folder / SPEC_FILE if folder.is_dir() else folder
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be read: {error.strerror}") from None
     cascade = _checked(Cascade, path)
     cascade._folder = path.parent.resolve()
     return cascade

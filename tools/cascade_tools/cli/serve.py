@@ -25,9 +25,9 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     folder: Folder,
-    http_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 8000,
-    grpc_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 8001,
-    metrics_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 8002,
+    http_port: Annotated[int, typer.Option(help="0 takes any free port.", min=0, max=65535)] = 8000,
+    grpc_port: Annotated[int, typer.Option(help="0 takes any free port.", min=0, max=65535)] = 8001,
+    metrics_port: Annotated[int, typer.Option(help="0 takes any free port.", min=0, max=65535)] = 8002,
     build_dir: BuildDir = BUILD,
     as_json: AsJson = False,
 ) -> None:

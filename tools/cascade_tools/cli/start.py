@@ -45,6 +45,8 @@ def demo(build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:
     show_line(f"report: {write_report(work)}")
     if as_json:
         show_json(score_json(result))
+    if not result.promise_held:
+        raise typer.Exit(1)
 
 
 def init(

@@ -20,13 +20,16 @@ ECE_BINS = 15
 def fit_temperature(logits: Logits, target: IntArray) -> float:
     """The temperature that minimises the negative log-likelihood (HybridServe, section 3.1).
 
-    A bounded one-dimensional search over the logarithm of the inverse temperature.
+    A bounded one-dimensional search over the logarithm of the inverse temperature. Where every row is
+    right there is nothing to learn from (the likelihood rises for ever as the temperature falls): 1.
 
     Args:
         logits: [rows, classes], all finite.
         target: int [rows].
     """
     wide = np.asarray(logits, np.float64)
+    if (wide.argmax(axis=1) == target).all():
+        return 1.0
 
     def nll(log_inverse: float) -> float:
         return _nll(wide * np.exp(log_inverse), target)

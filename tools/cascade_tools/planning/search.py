@@ -15,7 +15,7 @@ tiers is tried, so tiers that do not pay are left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
@@ -68,6 +68,18 @@ class Answer:
     frontier: tuple[PredictedPolicy, ...]
 
 
+class _Point(NamedTuple):
+    """One combination of cuts of one subset, with its figures from the grid."""
+
+    cost: float
+    accuracy: float
+    subset: tuple[int, ...]
+    cuts: tuple[float, ...]
+
+    def policy(self, tiers: Sequence[str]) -> PolicyTable:
+        return threshold_policy([tiers[i] for i in self.subset], self.cuts)
+
+
 @dataclass(frozen=True)
 class _Grid:
     """Everything about all combinations of cuts of one subset; arrays have one axis per cut."""
@@ -78,10 +90,22 @@ class _Grid:
     cost: Array
     drop_bound: Array
 
-    def policy(self, tiers: Sequence[str], flat: int) -> PolicyTable:
+    def points(self, flat: npt.NDArray[np.intp]) -> list[_Point]:
+        """The combinations of flat indices, as values that outlive the arrays."""
         where = np.unravel_index(flat, self.accuracy.shape)
-        chosen = [float(cuts[i]) for cuts, i in zip(self.cuts, where, strict=True)]
-        return threshold_policy([tiers[i] for i in self.subset], chosen)
+        chosen = [values[index].tolist() for values, index in zip(self.cuts, where, strict=True)]
+        cuts = list(zip(*chosen, strict=True)) if chosen else [()] * len(flat)
+        cost, accuracy = self.cost.ravel()[flat].tolist(), self.accuracy.ravel()[flat].tolist()
+        return [_Point(c, a, self.subset, k) for c, a, k in zip(cost, accuracy, cuts, strict=True)]
+
+    def cheapest_within(self, question: Question) -> list[_Point]:
+        flat = np.flatnonzero(self.drop_bound <= question.max_accuracy_drop / 100.0)
+        order = np.argsort(self.cost.ravel()[flat], kind="stable")[:FRONTIER_SIZE]
+        return self.points(flat[order])
+
+    def front(self) -> list[_Point]:
+        cost, accuracy = self.cost.ravel(), self.accuracy.ravel()
+        return self.points(_front(cost, accuracy))
 
 
 def threshold_policy(tiers: Sequence[str], cuts: Sequence[float]) -> PolicyTable:
@@ -103,14 +127,16 @@ def search(table: ScoreTable, question: Question) -> Answer:
     confidence = np.where(np.isnan(table.confidence), np.float32(0.0), table.confidence)
     ladder = range(len(table.tiers))
     reference = evaluate(table, threshold_policy(table.tiers[-1:], []), question)
-    grids = []
+    candidates: list[_Point] = []
+    front: list[_Point] = []
     for size in range(1, len(table.tiers) + 1):
         for subset in combinations(ladder, size):
-            grids += _search_subset(confidence, right, subset, question)
-    best = _cheapest_that_holds(table, grids, question) or reference
+            for grid in _search_subset(confidence, right, subset, question):
+                candidates += grid.cheapest_within(question)
+                front += grid.front()
+    best = _cheapest_that_holds(table, candidates, question) or reference
     chosen = min(best, reference, key=lambda policy: (policy.cost, -policy.accuracy))
-    frontier = _frontier(table, grids, question, [chosen, reference])
-    return Answer(chosen, reference, frontier)
+    return Answer(chosen, reference, _frontier(table, front, question, [chosen, reference]))
 
 
 def evaluate(table: ScoreTable, policy: PolicyTable, question: Question) -> PredictedPolicy:
@@ -167,14 +193,14 @@ def _drop_bound(lost: Array, group: npt.NDArray[np.int64], confidence: float) ->
 
 def _search_subset(
     confidence: FloatArray, right: Array, subset: tuple[int, ...], question: Question
-) -> list[_Grid]:
+) -> Iterator[_Grid]:
     """The whole grid of one subset, then finer grids around its best combination."""
     levels = len(subset) - 1
     if levels == 0:
-        return [_tabulate(confidence, right, subset, (), question)]
+        yield _tabulate(confidence, right, subset, (), question)
+        return
     cuts_per_level = max(2, min(MAX_CUTS, int(MAX_GRID_CELLS ** (1.0 / levels))))
     windows = [(-np.inf, np.inf)] * levels
-    grids: list[_Grid] = []
     for _ in range(1 + REFINEMENTS):
         cuts = tuple(
             _cuts(confidence[:, tier], window, cuts_per_level)
@@ -183,7 +209,7 @@ def _search_subset(
         if any(len(values) == 0 for values in cuts):
             break
         grid = _tabulate(confidence, right, subset, cuts, question)
-        grids.append(grid)
+        yield grid
         best = _best_index(grid, question)
         if best is None:
             break
@@ -192,7 +218,6 @@ def _search_subset(
             (float(values[max(i - 1, 0)]), float(values[min(i + 1, len(values) - 1)]))
             for values, i in zip(cuts, where, strict=True)
         ]
-    return grids
 
 
 def _cuts(values: FloatArray, window: tuple[float, float], count: int) -> FloatArray:
@@ -271,37 +296,32 @@ def _best_index(grid: _Grid, question: Question) -> int | None:
     return int(np.argmin(np.where(feasible, grid.cost, np.inf)))
 
 
-def _cheapest_that_holds(table: ScoreTable, grids: list[_Grid], question: Question) -> PredictedPolicy | None:
+def _cheapest_that_holds(
+    table: ScoreTable, candidates: list[_Point], question: Question
+) -> PredictedPolicy | None:
     """Check candidates by rising cost with the grouped bound; the grids only know the plain one."""
-    candidates = []
-    for number, grid in enumerate(grids):
-        flat = np.flatnonzero(grid.drop_bound <= question.max_accuracy_drop / 100.0)
-        order = flat[np.argsort(grid.cost.ravel()[flat], kind="stable")][:FRONTIER_SIZE]
-        candidates += [(float(grid.cost.ravel()[i]), number, int(i)) for i in order]
-    for _, number, flat_index in sorted(candidates):
-        policy = evaluate(table, grids[number].policy(table.tiers, flat_index), question)
+    for point in sorted(candidates):
+        policy = evaluate(table, point.policy(table.tiers), question)
         if policy.accuracy_drop_bound <= question.max_accuracy_drop:
             return policy
     return None
 
 
-def _frontier(
-    table: ScoreTable, grids: list[_Grid], question: Question, always: list[PredictedPolicy]
-) -> tuple[PredictedPolicy, ...]:
-    """Non-dominated policies on cost and accuracy, thinned evenly along the accuracy."""
-    cost = np.concatenate([grid.cost.ravel() for grid in grids])
-    accuracy = np.concatenate([grid.accuracy.ravel() for grid in grids])
+def _front(cost: Array, accuracy: Array) -> npt.NDArray[np.intp]:
+    """Indices of the points that no other beats, by rising cost and accuracy."""
     order = np.lexsort((-accuracy, cost))
     best_before = np.concatenate([[-np.inf], np.maximum.accumulate(accuracy[order])[:-1]])
-    front = order[accuracy[order] > best_before]
+    return np.asarray(order[accuracy[order] > best_before])
+
+
+def _frontier(
+    table: ScoreTable, points: list[_Point], question: Question, always: list[PredictedPolicy]
+) -> tuple[PredictedPolicy, ...]:
+    """Non-dominated policies on cost and accuracy, thinned evenly along the accuracy."""
+    front = _front(np.array([p.cost for p in points]), np.array([p.accuracy for p in points]))
     if len(front) > FRONTIER_SIZE:
         front = front[np.linspace(0, len(front) - 1, FRONTIER_SIZE).round().astype(int)]
-    starts = np.cumsum([0] + [grid.cost.size for grid in grids])
-    policies = []
-    for position in front.tolist():
-        number = int(np.searchsorted(starts, position, side="right")) - 1
-        tabled = grids[number].policy(table.tiers, position - int(starts[number]))
-        policies.append(evaluate(table, tabled, question))
+    policies = [evaluate(table, points[i].policy(table.tiers), question) for i in front.tolist()]
     known = {policy.table: policy for policy in [*policies, *always]}
     return tuple(
         policy

@@ -1,6 +1,6 @@
 """Which gear serves the rate of this moment (CascadeServe, online part).
 
-Takes time as an argument and does no I/O: the router and the simulator use the same class.
+Takes time as an argument and does no I/O, so that it can be replayed.
 """
 
 from __future__ import annotations

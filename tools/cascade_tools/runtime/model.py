@@ -60,7 +60,7 @@ class TritonPythonModel:
         batch, completed = self._router.execute(tickets, inputs, arrived)
         for ticket in completed:
             number = ticket.handle[0]
-            responses[number] = _response(batch, ticket)
+            responses[number] = _answer(batch, ticket)
         return responses
 
     def finalize(self) -> None:
@@ -82,9 +82,18 @@ class TritonPythonModel:
 
     def _send(self, batch: Batch, ticket: Ticket) -> None:
         try:
-            ticket.handle[1].get_response_sender().send(_response(batch, ticket), flags=FINAL)
+            sender = ticket.handle[1].get_response_sender()
+            sender.send(_answer(batch, ticket), flags=FINAL)
         except Exception:
             logging.getLogger("cascade").exception("an answer could not be sent")
+
+
+def _answer(batch: Batch, ticket: Ticket) -> Any:
+    """The response of a complete request; if it cannot be made, an error in its place."""
+    try:
+        return _response(batch, ticket)
+    except Exception as error:
+        return _error(f"the answer could not be made: {error!r}", pb_utils.TritonError.INTERNAL)
 
 
 def _response(batch: Batch, ticket: Ticket) -> Any:

@@ -19,6 +19,9 @@ import numpy as np
 from .policy import ANSWER, Bands, Policy
 
 FORMAT = 1
+# Smallest legal values.
+LIMITS = {"rows_in_flight": 1, "max_batch_size": 1, "inline_entry_ms": 0, "escalation_threads": 1}
+HYSTERESIS = {"alpha": 0, "window_ms": 1}
 
 
 class PlanError(ValueError):
@@ -27,12 +30,25 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class TierInfo:
-    """A tier of the full ladder: its Triton model and its planned time for a batch of one."""
+    """A tier of the full ladder.
+
+    Attributes:
+        model: its Triton model, and the digest of the graph that it runs.
+        p50_ms: planned time of one row, without the call.
+        p99_ms: planned 99th percentile of one row, with the call.
+        further_row_ms: what each further row of a batch adds to it.
+    """
 
     tier: str
     model: str
+    sha256: str
     p50_ms: float
     p99_ms: float
+    further_row_ms: float
+
+    def slow_ms(self, rows: int) -> float:
+        """Planned 99th percentile for a batch of `rows`."""
+        return self.p99_ms + max(0, rows - 1) * self.further_row_ms
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,12 @@ class Plan:
     window_ms: float
     limits: Limits
     digest: str
+
+    @property
+    def models(self) -> tuple[object, ...]:
+        """What a running server cannot change: a plan for other models needs a restart."""
+        ladder = tuple((info.tier, info.model, info.sha256) for info in self.ladder)
+        return (self.cascade, self.inputs, self.probabilities, ladder)
 
     def ladder_index(self, tier: str) -> int:
         """Position of a tier in the full ladder."""
@@ -119,7 +141,7 @@ def parse_plan(content: Mapping[str, Any], digest: str = "") -> Plan:
         raise
     except KeyError as error:
         raise PlanError(f"{error.args[0]}: missing") from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise PlanError(f"not a gear plan: {error}") from None
 
 
@@ -127,7 +149,14 @@ def _parse_plan(content: Mapping[str, Any], digest: str) -> Plan:
     if content["kind"] != "gear_plan" or content["format"] != FORMAT:
         raise PlanError(f"kind, format: expected gear_plan, {FORMAT}")
     ladder = tuple(
-        TierInfo(str(t["tier"]), str(t["model"]), float(t["p50_ms"]), float(t["p99_ms"]))
+        TierInfo(
+            str(t["tier"]),
+            str(t["model"]),
+            str(t.get("sha256", "")),
+            float(t["p50_ms"]),
+            float(t["p99_ms"]),
+            float(t.get("further_row_ms", 0.0)),
+        )
         for t in content["ladder"]
     )
     gears = tuple(
@@ -137,8 +166,8 @@ def _parse_plan(content: Mapping[str, Any], digest: str) -> Plan:
         raise PlanError("gears: needs at least one, and up_to_rps of the last must be null")
     if any(low.up_to_rps >= high.up_to_rps for low, high in pairwise(gears)):
         raise PlanError("gears: up_to_rps must grow from gear to gear")
-    limits = content["limits"]
-    hysteresis = content["hysteresis"]
+    limits = {name: _bounded(content["limits"], "limits", name) for name in LIMITS}
+    hysteresis = {name: _bounded(content["hysteresis"], "hysteresis", name) for name in HYSTERESIS}
     return Plan(
         cascade=str(content["cascade"]),
         inputs=tuple(str(entry["name"]) for entry in content["inputs"]),
@@ -155,6 +184,14 @@ def _parse_plan(content: Mapping[str, Any], digest: str) -> Plan:
         ),
         digest=digest,
     )
+
+
+def _bounded(section: Mapping[str, Any], where: str, name: str) -> float:
+    """A number of a section, finite and not below its smallest legal value."""
+    value, least = float(section[name]), {**LIMITS, **HYSTERESIS}[name]
+    if not math.isfinite(value) or value < least:
+        raise PlanError(f"{where}.{name}: must be a number of at least {least:g}, found {value:g}")
+    return value
 
 
 def _parse_gear(gear: Mapping[str, Any], ladder: tuple[TierInfo, ...], where: str) -> GearInfo:
@@ -187,6 +224,9 @@ class PlanFile:
         try:
             raw = self._path.read_bytes()
         except OSError as error:
+            if self._seen == str(error):
+                return None
+            self._seen = str(error)
             raise PlanError(f"{self._path}: cannot be read: {error}") from None
         digest = hashlib.sha256(raw).hexdigest()
         if digest == self._seen:

@@ -1,6 +1,6 @@
 """The one routing function.
 
-The search scores its policies with it, the simulator replays with it, the router serves with it.
+The search scores its policies with it and the router serves with it.
 """
 
 from __future__ import annotations

@@ -132,8 +132,9 @@ class Router:
         plan = self._plan
         batch = Batch(tickets, now)
         with self._lock:
-            queue = self._rows_in_flight
-            if arrived >= plan.limits.max_batch_size:
+            # What waited before these rows; a full batch says that more waits in Triton.
+            queue = self._rows_in_flight - batch.rows
+            if arrived >= plan.limits.max_batch_size and queue > 0:
                 queue += plan.limits.max_batch_size
             gear = self._gear_box.observe(now, arrived, queue)
         if not batch.rows:
@@ -255,7 +256,7 @@ class Router:
         ask_cancelled = group.level > 0 and info.p50_ms >= CANCEL_CHECK_MS
         owner = batch.owner[group.rows]
         late = np.zeros(len(owner), bool)
-        ready_s = time.monotonic() + info.p99_ms / 1000.0
+        ready_s = time.monotonic() + info.slow_ms(len(owner)) / 1000.0
         for number in set(owner.tolist()):
             ticket = batch.tickets[number]
             if ask_cancelled and ticket.is_cancelled():
@@ -316,11 +317,15 @@ class Router:
             try:
                 plan = self._plan_file.poll()
                 if plan is not None:
+                    if plan.models != self._plan.models:
+                        raise PlanError("it is for other models than are loaded; restart the server")
                     self._adopt(plan)
                     log.warning("took over gear plan %s", plan.digest[:12])
             except PlanError as error:
                 self._metrics.add(m.PLAN_REFUSED)
                 log.error("refused a gear plan, the old one stays: %s", error)
+            except Exception:
+                log.exception("the gear plan could not be looked at")
             try:
                 self._metrics.set(m.GEAR, self._gear_box.gear)
                 self._metrics.flush()

@@ -21,7 +21,7 @@ from cascade_tools.artifacts import (
 from cascade_tools.machine.facts import machine
 from cascade_tools.machine.meters import EnergyMeter, find_meter
 from cascade_tools.serving.embedded import Server
-from cascade_tools.serving.load import LoadResult, run_load
+from cascade_tools.serving.load import WARM_UP_REQUESTS, LoadResult, run_load
 from cascade_tools.spec import load_devices
 from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.gears import GEARS_FILE
@@ -58,13 +58,18 @@ class _Bench:
     idle_watts: float
 
     def run(self, model: str, rows: Rows, clients: int, outputs: tuple[str, ...]) -> _Pass:
+        """One pass; what the server spends on warm-up requests is shared out over all requests."""
         before, start_j = self.server.cpu_seconds(), self.meter.read_j() if self.meter else 0.0
+        start_s = time.perf_counter()
         load = run_load(self.server.grpc_url, model, rows.inputs, self.datatypes, clients, outputs)
+        share = len(rows) / (len(rows) + min(WARM_UP_REQUESTS, len(rows)))
         energy_j = None
         if self.meter is not None:
-            energy_j = max(0.0, self.meter.read_j() - start_j - self.idle_watts * load.wall_s)
+            idle_j = self.idle_watts * (time.perf_counter() - start_s)
+            energy_j = share * max(0.0, self.meter.read_j() - start_j - idle_j)
         after = self.server.cpu_seconds()
-        return _Pass(load, {name: after[name] - before.get(name, 0.0) for name in after}, energy_j)
+        spent = {name: share * (after[name] - before.get(name, 0.0)) for name in after}
+        return _Pass(load, spent, energy_j)
 
 
 def score(work: Workspace, server: Server, say: Say) -> Score:

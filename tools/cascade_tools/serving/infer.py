@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from cascade_tools.errors import CascadeError, UsageError
 from cascade_tools.spec import NOT_INPUTS
@@ -16,7 +16,7 @@ from cascade_tools.store import load_npz
 
 DEFAULT_PORT = {"grpc": 8001, "http": 8000}
 OUTPUTS = ("LABEL", "CONFIDENCE", "TIER", "FLAGS")
-FLAGS = {1: "degraded", 2: "deadline", 4: "fallback gear"}
+FLAGS = {1: "degraded", 2: "deadline"}
 TIMEOUT_S = 60.0
 
 
@@ -36,7 +36,7 @@ def infer_rows(
     arrays = {name: v for name, v in load_npz(path).items() if name not in NOT_INPUTS}
     library: Any = triton_grpc if protocol == "grpc" else triton_http
     address = url or f"127.0.0.1:{DEFAULT_PORT[protocol]}"
-    client = library.InferenceServerClient(address)
+    client = _connect(library, address, protocol)
     try:
         wanted, max_batch = _signature(client, model, protocol)
         _check_inputs(path, arrays, wanted)
@@ -60,6 +60,17 @@ def infer_rows(
         client.close()
 
 
+def _connect(library: Any, address: str, protocol: str) -> Any:
+    try:
+        if protocol == "http":
+            return library.InferenceServerClient(
+                address, connection_timeout=TIMEOUT_S, network_timeout=TIMEOUT_S
+            )
+        return library.InferenceServerClient(address)
+    except (InferenceServerException, ValueError, OSError) as error:
+        raise UsageError(f"--url {address}: {error}", "give host:port, without http://") from None
+
+
 def _signature(client: Any, model: str, protocol: str) -> tuple[dict[str, str], int]:
     """Datatype of every input, and the largest batch."""
     if protocol == "grpc":
@@ -76,6 +87,9 @@ def _check_inputs(path: Path, arrays: dict[str, Any], wanted: dict[str, str]) ->
             f"{path}: has arrays {sorted(arrays)}, the model takes {sorted(wanted)}",
             "save them with numpy.savez(path, NAME=array, ...)",
         )
+    for name, values in arrays.items():
+        if np_to_triton_dtype(values.dtype) != wanted[name]:
+            raise UsageError(f"{path}: array {name!r} is {values.dtype}, the model takes {wanted[name]}")
     lengths = {len(values) for values in arrays.values()}
     if len(lengths) != 1 or lengths == {0}:
         raise UsageError(f"{path}: the arrays need the same number of rows, and at least one")
@@ -96,7 +110,8 @@ def _ask(
         tensors.append(tensor)
     parameters = {"deadline_ms": deadline_ms} if deadline_ms is not None else None
     wanted = [library.InferRequestedOutput(name) for name in OUTPUTS]
-    result = client.infer(model, tensors, outputs=wanted, parameters=parameters)
+    options = {"client_timeout": TIMEOUT_S} if library is triton_grpc else {}
+    result = client.infer(model, tensors, outputs=wanted, parameters=parameters, **options)
     label, confidence, tier, flags = (result.as_numpy(name).ravel() for name in OUTPUTS)
     return [
         {

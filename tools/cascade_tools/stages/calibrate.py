@@ -40,6 +40,11 @@ def calibrate(work: Workspace, made_from: dict[str, str], report: Reporter) -> N
             logits[tier.name] = run_source(source, rows, advance)
     classes = check_logits(cascade, logits, rows)
     fit = split_by_group(rows.group, cascade.calibration.fit_share, SPLIT_SEED)
+    if fit.all():
+        raise UsageError(
+            f"data.validation: {len(rows)} rows in one group; heads are fitted on some groups and "
+            "searched on others, so there must be at least two"
+        )
     heads = [_fit(cascade, name, values, rows.target, fit) for name, values in logits.items()]
     scores = [apply_head(logits[h.tier], h.temperature, h.signal) for h in heads]
     table = ScoreTable(

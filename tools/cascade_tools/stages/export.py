@@ -14,7 +14,7 @@ from cascade_tools.spec import Tier
 from cascade_tools.stages.calibrate import CALIBRATION_FILE
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.stages.sources import Source, load_source
-from cascade_tools.stages.usercode import Rows, load_rows
+from cascade_tools.stages.usercode import Rows, blame_user_code, load_rows
 from cascade_tools.store import Workspace, digest_bytes, readable_disk_errors, write_atomically
 
 EXPORTED_FILE = "exported.json"
@@ -87,8 +87,9 @@ def _compare(graph: bytes, source: Source, head: CalibratedTier, sample: Rows) -
     """Label mismatches (ties apart) and the largest difference of the confidences."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    label, confidence = session.run(["LABEL", "CONFIDENCE"], sample.inputs)
+    with blame_user_code(f"tiers.{head.tier}: running the exported graph"):
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        label, confidence = session.run(["LABEL", "CONFIDENCE"], sample.inputs)
     wanted = apply_head(source.logits(sample.inputs), head.temperature, head.signal)
     top = np.sort(wanted.probabilities, axis=1)
     clear = np.ones(len(sample), bool)

@@ -6,6 +6,7 @@ import numpy as np
 
 from cascade_tools.artifacts import (
     Calibration,
+    Exported,
     Frontier,
     Gear,
     GearPlan,
@@ -19,7 +20,9 @@ from cascade_tools.artifacts import (
 )
 from cascade_tools.planning.gears import choose_gears
 from cascade_tools.planning.placement import Device, sustainable_rate
+from cascade_tools.spec import Cascade
 from cascade_tools.stages.calibrate import CALIBRATION_FILE
+from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.place import PLACEMENT_FILE, expand, tier_loads
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.progress import Reporter
@@ -37,6 +40,7 @@ def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
     profile = work.load(PROFILE_FILE, Profile, "profile")
     policy = work.load(POLICY_FILE, RoutingPolicy, "search")
     frontier = work.load(FRONTIER_FILE, Frontier, "search")
+    exported = work.load(EXPORTED_FILE, Exported, "export")
     placement = work.load(PLACEMENT_FILE, Placement, "place")
     groups = expand(cascade)
     devices = tuple(Device(g.type, g.memory_mib - g.reserved_mib) for g in groups)
@@ -69,15 +73,7 @@ def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
                 inputs=calibration.inputs,
                 classes=calibration.classes,
                 probabilities=cascade.serving.probabilities,
-                ladder=tuple(
-                    LadderTier(
-                        tier=name,
-                        model=cascade.model_name(name),
-                        p50_ms=profile.at(name, 1).latency_p50_ms,
-                        p99_ms=profile.at(name, 1).latency_p99_ms,
-                    )
-                    for name in cascade.tier_names
-                ),
+                ladder=tuple(_ladder_tier(cascade, profile, exported, name) for name in cascade.tier_names),
                 gears=tuple(
                     Gear(
                         up_to_rps=choice.up_to_rps,
@@ -97,3 +93,18 @@ def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
                 cost_unit=policy.cost_unit,
             ),
         )
+
+
+def _ladder_tier(cascade: Cascade, profile: Profile, exported: Exported, name: str) -> LadderTier:
+    points = profile.points_of(name)
+    first, last = points[0], points[-1]
+    hop_ms = profile.hop.latency_ms if profile.hop else 0.0
+    further = (last.latency_p99_ms - first.latency_p99_ms) / max(1, last.batch - first.batch)
+    return LadderTier(
+        tier=name,
+        model=cascade.model_name(name),
+        sha256=exported.tier(name).sha256,
+        p50_ms=first.latency_p50_ms,
+        p99_ms=first.latency_p99_ms + hop_ms,
+        further_row_ms=max(0.0, further),
+    )

@@ -28,7 +28,11 @@ def write_starter(parent: Path, name: str) -> list[Path]:
     except ValidationError as error:
         raise UsageError(f"name {name!r}: {describe(error)}") from None
     folder = parent / name
-    if folder.exists():
+    try:
+        exists = folder.exists()
+    except OSError as error:
+        raise UsageError(f"--parent {parent}: {error.strerror}") from None
+    if exists:
         raise UsageError(f"{folder}: exists already", "choose another name")
     memory_mib = psutil.virtual_memory().total // 2**20
     templates = Environment(

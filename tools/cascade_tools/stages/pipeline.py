@@ -26,7 +26,7 @@ from cascade_tools.artifacts import (
 from cascade_tools.errors import ArtifactError, CascadeError
 from cascade_tools.machine.facts import machine
 from cascade_tools.repository.render import Target
-from cascade_tools.spec import Cascade
+from cascade_tools.spec import SPEC_FILE, Cascade
 from cascade_tools.stages.build_repo import build_repo, repository_root
 from cascade_tools.stages.calibrate import CALIBRATION_FILE, SCORES_FILE, calibrate
 from cascade_tools.stages.export import EXPORTED_FILE, export
@@ -68,37 +68,55 @@ class Stage:
         if not all(work.path(name).is_file() for name in self.files):
             return "missing"
         try:
-            recorded = work.load(self.files[0], self.kind, self.name).made_from
+            artifact = work.load(self.files[0], self.kind, self.name)
         except ArtifactError:  # corrupt, or written by another version of the tool
             return "stale"
-        return "fresh" if recorded == self.made_from(work) else "stale"
+        if isinstance(artifact, Exported) and any(
+            digest_file(work.path(tier.file)) != tier.sha256 for tier in artifact.tiers
+        ):
+            return "missing"
+        return "fresh" if artifact.made_from == self.made_from(work) else "stale"
 
 
 def _sources(cascade: Cascade) -> dict[str, str]:
-    """Digests of the models, and of all Python and data files that they and the rows may come from."""
+    """Digests of the models and of everything that they and the rows may come from.
+
+    That is every file of the cascade's folder but prose and the spec, whose sections are digested where they are
+    read, and the files of the installed packages that a reference names.
+    """
     folder = cascade.folder
-    paths = set(folder.rglob("*.py"))
-    for tier in cascade.tiers:
-        paths |= {folder / p for p in (tier.source.weights, tier.source.onnx) if p is not None}
-        paths |= _module_files(tier.source.torch)
-    for reference in (cascade.data.validation, cascade.data.test):
-        if reference is not None and reference.endswith(".npz"):
-            paths.add(folder / reference)
+    paths = {
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and path.suffix != ".md"
+        and path != folder / SPEC_FILE
+        and not _is_derived(path.relative_to(folder))
+    } - {folder / cascade.devices}
+    for reference in (*(t.source.torch for t in cascade.tiers), cascade.data.validation):
+        paths |= _package_files(reference)
     return {
         "sources": digest_files(paths, folder),
         "tiers": digest_value(*cascade.tiers, cascade.data.validation),
     }
 
 
-def _module_files(reference: str | None) -> set[Path]:
-    """The file of an installed top-level module, found without importing it."""
-    if reference is None:
+def _is_derived(path: Path) -> bool:
+    return any(part == "build" or part == "__pycache__" or part.startswith(".") for part in path.parts)
+
+
+def _package_files(reference: str | None) -> set[Path]:
+    """Python files of the installed package that a reference begins with, found without importing it."""
+    if reference is None or ":" not in reference:
         return set()
     try:
         found = find_spec(reference.partition(":")[0].partition(".")[0])
     except (ImportError, ValueError):
         return set()
-    return {Path(found.origin)} if found and found.origin and found.has_location else set()
+    if found is None or found.origin is None or not found.has_location:
+        return set()
+    origin = Path(found.origin)
+    return set(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else {origin}
 
 
 def _with_sources(*sections: str) -> Callable[[Cascade], dict[str, str]]:
@@ -148,7 +166,7 @@ STAGES = (
         "gears",
         GearPlan,
         (GEARS_FILE,),
-        (CALIBRATION_FILE, PROFILE_FILE, POLICY_FILE, FRONTIER_FILE, PLACEMENT_FILE),
+        (CALIBRATION_FILE, EXPORTED_FILE, PROFILE_FILE, POLICY_FILE, FRONTIER_FILE, PLACEMENT_FILE),
         lambda cascade: {
             **_sections("gears", "serving", "objective", "name")(cascade),
             **_devices(cascade),

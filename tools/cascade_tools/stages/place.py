@@ -17,7 +17,7 @@ from cascade_tools.stages.search import POLICY_FILE, planned_point
 from cascade_tools.store import Workspace, readable_disk_errors
 
 PLACEMENT_FILE = "placement.json"
-HOPS = "hops"
+HOPS = "(hops)"  # no tier can have this name
 
 
 def place(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:

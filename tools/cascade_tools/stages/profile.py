@@ -44,7 +44,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class _Runs:
-    """What each run of one point took; `energy_j` is of all runs, None without a meter."""
+    """What each run of one point took; `energy_j` is of all runs above idle, None without a meter."""
 
     wall_s: list[float]
     cpu_s: list[float]
@@ -80,8 +80,8 @@ def profile(work: Workspace, made_from: dict[str, str], report: Reporter) -> Non
                 (psutil.Process().memory_info().rss - before) / 2**20, path.stat().st_size / 2**20
             )
             for batch in batches:
-                runs = _measure(session, rows, batch, meter)
-                points.append(_point(tier.tier, batch, runs, memory_mib, device, meter, idle_watts))
+                runs = _measure(session, rows, batch, meter, idle_watts)
+                points.append(_point(tier.tier, batch, runs, memory_mib, device))
                 advance(len(points), len(exported.tiers) * len(batches))
     hop = _hop(report)
     with readable_disk_errors(work.build):
@@ -145,19 +145,23 @@ def _run(session: Any, rows: Rows, batch: int, count: int, rng: np.random.Genera
     return wall_s
 
 
-def _measure(session: Any, rows: Rows, batch: int, meter: EnergyMeter | None) -> _Runs:
+def _measure(session: Any, rows: Rows, batch: int, meter: EnergyMeter | None, idle_watts: float) -> _Runs:
     rng = np.random.default_rng(SEED)
     _run(session, rows, batch, WARM_UP_RUNS, rng)
+    drawn = [rows.take(rng.integers(len(rows), size=batch)).inputs for _ in range(MIN_RUNS)]
     wall_s: list[float] = []
     cpu_s: list[float] = []
-    start_j = meter.read_j() if meter else 0.0
+    start_j, start_s = meter.read_j() if meter else 0.0, time.perf_counter()
     while len(wall_s) < MAX_RUNS and (len(wall_s) < MIN_RUNS or sum(wall_s) < MIN_SECONDS):
-        inputs = rows.take(rng.integers(len(rows), size=batch)).inputs
+        inputs = drawn[len(wall_s) % len(drawn)]
         cpu_before, start = time.process_time(), time.perf_counter()
         session.run(None, inputs)
         wall_s.append(time.perf_counter() - start)
         cpu_s.append(time.process_time() - cpu_before)
-    return _Runs(wall_s, cpu_s, meter.read_j() - start_j if meter else None)
+    if meter is None:
+        return _Runs(wall_s, cpu_s, None)
+    idle_j = idle_watts * (time.perf_counter() - start_s)
+    return _Runs(wall_s, cpu_s, max(0.0, meter.read_j() - start_j - idle_j))
 
 
 def _point(
@@ -166,10 +170,7 @@ def _point(
     runs: _Runs,
     memory_mib: float,
     device: DeviceGroup,
-    meter: EnergyMeter | None,
-    idle_watts: float,
 ) -> ProfilePoint:
-    total_s = sum(runs.wall_s)
     rows = len(runs.wall_s) * batch
     assert device.cores is not None
     wall_s, cpu_s = np.array(runs.wall_s), np.array(runs.cpu_s)
@@ -178,8 +179,8 @@ def _point(
     cpu_s_per_row = float(np.median(cpu_s)) / batch
     energy_j: float | None = None
     origin: Origin | None = None
-    if meter is not None and runs.energy_j is not None:
-        energy_j = max(0.0, runs.energy_j - idle_watts * total_s) / rows
+    if runs.energy_j is not None:
+        energy_j = runs.energy_j / rows
         origin = "measured"
     elif device.busy_watts is not None:
         energy_j, origin = device.busy_watts * cpu_s_per_row, "modelled"

@@ -103,6 +103,11 @@ class OnnxSource:
         outputs = [output.name for output in self._session.get_outputs()]
         if len(outputs) != 1:
             raise UsageError(f"{field}.onnx: must have one output, the logits; has {outputs}")
+        kind = self._session.get_outputs()[0].type
+        if kind != "tensor(float)":
+            raise UsageError(
+                f"{field}.onnx: its logits are {kind}, they must be tensor(float)", "add a Cast to FLOAT"
+            )
         self._output = outputs[0]
         self._field = field
         self.parameters = sum(int(np.prod(tensor.dims)) for tensor in self._model.graph.initializer)

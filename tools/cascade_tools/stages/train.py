@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,11 @@ from pydantic import BaseModel, ConfigDict
 from cascade_tools.errors import UsageError
 from cascade_tools.spec import Cascade, Tier
 from cascade_tools.stages.progress import Reporter
-from cascade_tools.stages.usercode import load_callable, load_rows
+from cascade_tools.stages.usercode import blame_user_code, load_callable, load_rows
 from cascade_tools.store import readable_disk_errors, write_atomically
+
+if TYPE_CHECKING:
+    import torch
 
 
 class TrainedTier(BaseModel):
@@ -56,8 +60,12 @@ def train(
             continue
         path = _weights_path(cascade, tier, out)
         start = time.perf_counter()
-        with report.task(f"  training {tier.name}") as advance:
+        with (
+            report.task(f"  training {tier.name}") as advance,
+            blame_user_code(f"train: {cascade.train}"),
+        ):
             module = recipe(tier.name, seed, advance)
+        _check_module(module, cascade.train)
         results.append(
             TrainedTier(
                 tier=tier.name,
@@ -70,6 +78,13 @@ def train(
     return results
 
 
+def _check_module(module: object, recipe: str) -> None:
+    import torch
+
+    if not isinstance(module, torch.nn.Module):
+        raise UsageError(f"train: {recipe} returned {type(module).__name__}, not a torch.nn.Module")
+
+
 def _weights_path(cascade: Cascade, tier: Tier, out: Path | None) -> Path:
     weights = tier.source.weights
     if weights is None or not weights.endswith(".safetensors"):
@@ -78,7 +93,7 @@ def _weights_path(cascade: Cascade, tier: Tier, out: Path | None) -> Path:
 
 
 def _save(
-    module: object,
+    module: torch.nn.Module,
     path: Path,
     inputs: dict[str, npt.NDArray[np.generic]],
     target: npt.NDArray[np.int64],
@@ -87,7 +102,6 @@ def _save(
     import torch
     from safetensors.torch import save
 
-    assert isinstance(module, torch.nn.Module)
     half = {
         name: value.half() if value.is_floating_point() else value
         for name, value in module.state_dict().items()

@@ -34,6 +34,7 @@ DATATYPES = {
     "uint8": "UINT8",
     "bool": "BOOL",
 }
+OUTPUTS = ("LABEL", "CONFIDENCE", "PROBS", "TIER", "FLAGS")
 INPUT_NAME = re.compile(r"[A-Za-z_][\w.-]*")  # it ends up in config.pbtxt
 
 
@@ -77,7 +78,8 @@ def load_rows(cascade: Cascade, field: str) -> Rows:
         arrays = call(cascade.folder, reference, f"data.{field}")
     if not isinstance(arrays, dict) or "target" not in arrays:
         raise UsageError(f"{where}: must give arrays by name, one of them 'target'")
-    arrays = {name: np.asarray(values) for name, values in arrays.items()}
+    with blame_user_code(where):
+        arrays = {str(name): np.asarray(values) for name, values in arrays.items()}
     target = arrays["target"]
     if target.ndim != 1 or target.dtype.kind not in "iu":
         raise UsageError(f"{where}: 'target' must be integers [rows], found {_shape(target)}")
@@ -97,6 +99,8 @@ def _check_inputs(inputs: dict[str, npt.NDArray[Any]], rows: int, where: str) ->
     for name, values in inputs.items():
         if not INPUT_NAME.fullmatch(name):
             raise UsageError(f"{where}: input {name!r}: letters, digits and _ . - only")
+        if name in OUTPUTS:
+            raise UsageError(f"{where}: input {name!r}: the name of an output of the cascade; choose another")
         if values.ndim < 2 or len(values) != rows:
             raise UsageError(f"{where}: input {name!r} must be [{rows}, ...], found {_shape(values)}")
         if values.dtype.name not in DATATYPES:
@@ -146,7 +150,7 @@ def _import_from(folder: Path, module_name: str) -> Any:
     }
     for name in list(sys.modules):
         file = getattr(sys.modules[name], "__file__", None)
-        if name.partition(".")[0] in own and file and not str(file).startswith(here):
+        if name.partition(".")[0] in own and file and not Path(file).is_relative_to(here):
             del sys.modules[name]
     importlib.invalidate_caches()
     return importlib.import_module(module_name)
