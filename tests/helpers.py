@@ -37,6 +37,17 @@ def gear_entry(policy: Json, up_to_rps: float | None = None) -> Json:
     }
 
 
+def ladder_entry(tier: str) -> Json:
+    return {
+        "tier": tier,
+        "model": f"digits_{tier}",
+        "sha256": f"digest of {tier}",
+        "p50_ms": 0.1,
+        "p99_ms": 0.2,
+        "further_row_ms": 0.0,
+    }
+
+
 def plan_content(tiers: tuple[str, ...] = ("tiny", "base", "giant")) -> Json:
     """A minimal legal gear plan: all tiers in use, one gear, every tier but the last cuts at 0.5."""
     last = len(tiers) - 1
@@ -49,7 +60,7 @@ def plan_content(tiers: tuple[str, ...] = ("tiny", "base", "giant")) -> Json:
         "inputs": [{"name": "ROW", "datatype": "INT64", "dims": [1]}],
         "classes": 10,
         "probabilities": False,
-        "ladder": [{"tier": tier, "model": f"digits_{tier}", "p50_ms": 0.1, "p99_ms": 0.2} for tier in tiers],
+        "ladder": [ladder_entry(tier) for tier in tiers],
         "gears": [gear_entry({"tiers": list(tiers), "routes": [*routes, route_entry([], [-1])]})],
         "hysteresis": {"alpha": 8.0, "window_ms": 100.0},
         "limits": {

@@ -1,6 +1,7 @@
 """What the models say of the labelled rows is checked before anything is fitted."""
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from cascade_tools.errors import UsageError
@@ -22,7 +23,7 @@ def labelled(target: list[int] | None = None) -> Rows:
     return Rows({"X": np.zeros((ROWS, 2), np.float32)}, labels, np.arange(ROWS))
 
 
-def logits(classes: int = 3) -> np.ndarray:
+def logits(classes: int = 3) -> npt.NDArray[np.float32]:
     return np.random.default_rng(0).normal(size=(ROWS, classes)).astype(np.float32)
 
 

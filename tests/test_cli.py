@@ -184,13 +184,17 @@ def test_run_after_the_single_verbs_has_nothing_left_to_do(outcomes: dict[str, O
     assert [line.partition(": ")[2] for line in said[:-1]] == ["fresh"] * 6
 
 
-def test_force_runs_fresh_stages_again(outcomes: dict[str, Outcome], built: Path, tmp_path: Path) -> None:
-    build = copy_of_build(built, tmp_path) / "pair"
-    files = ("scores.npz", "exported.json", "profile.json", "policy.json", "placement.json", "gear_plan.json")
-    before = {name: (build / name).stat().st_mtime_ns for name in files}
-    outcome = call("run", built / "pair", "--build-dir", build.parent, "--force")
+def test_a_cascade_of_one_tier_runs_and_force_runs_it_again(pair: Path) -> None:
+    edit_spec(lambda spec: spec.update(tiers=spec["tiers"][:1], serving={"max_batch_size": 1}))(pair)
+    build = pair.parent / "build"
+    assert call("run", pair, "--build-dir", build).code == 0
+    files = [build / "pair" / name for name in ("scores.npz", "exported.json", "profile.json", "policy.json")]
+    before = [path.stat().st_mtime_ns for path in files]
+    assert call("run", pair, "--build-dir", build).code == 0
+    assert [path.stat().st_mtime_ns for path in files] == before
+    outcome = call("run", pair, "--build-dir", build, "--force")
     assert outcome.code == 0, outcome.err
-    assert [name for name in files if (build / name).stat().st_mtime_ns <= before[name]] == []
+    assert all(path.stat().st_mtime_ns > old for path, old in zip(files, before, strict=True))
 
 
 def test_results_go_to_stdout_and_progress_to_stderr(outcomes: dict[str, Outcome]) -> None:

@@ -25,6 +25,8 @@ Tiers = tuple[TierLoad, ...]
 Devices = tuple[Device, ...]
 Counts = tuple[tuple[int, ...], ...]
 
+KINDS = ("old", "new")
+
 
 def tier(
     name: str,
@@ -47,11 +49,11 @@ def random_problem(
     rng = np.random.default_rng(seed)
     loads = []
     for number in range(tiers):
-        seconds = {kind: float(rng.uniform(0.0005, 0.01)) for kind in ("old", "new")}
-        share = {kind: float(rng.uniform(0.4, 1.0)) for kind in ("old", "new")}
+        seconds = {kind: float(rng.uniform(0.0005, 0.01)) for kind in KINDS}
+        share = {kind: float(rng.uniform(0.4, 1.0)) for kind in KINDS}
         reach = 1.0 if number == 0 else float(rng.uniform(0.05, 1.0))
         loads.append(TierLoad(f"tier{number}", reach, seconds, share, float(rng.integers(50, 250))))
-    kinds = ("old", "new")[:devices]
+    kinds = KINDS[:devices]
     return tuple(loads), tuple(Device(kind, int(rng.integers(*room))) for kind in kinds)
 
 
@@ -61,9 +63,7 @@ def used(tiers: Tiers, counts: Counts, device: int) -> float:
 
 def all_placements(tiers: Tiers, devices: Devices) -> list[Counts]:
     """Every legal number of instances; more than keep a device busy help nobody."""
-    cells = [
-        range(int(np.ceil(1.0 / t.utilization[d.type])) + 1) for t in tiers for d in devices
-    ]
+    cells = [range(int(np.ceil(1.0 / t.utilization[d.type])) + 1) for t in tiers for d in devices]
     found = []
     for flat in product(*cells):
         rows = tuple(flat[i : i + len(devices)] for i in range(0, len(flat), len(devices)))
@@ -86,8 +86,7 @@ def fastest_rate(tiers: Tiers, devices: Devices, counts: Counts) -> float:
         for own in range(len(devices))
     ]
     tier_rows = [
-        [1.0 if i == own else 0.0 for i, _ in cells] + [-tiers[own].reach]
-        for own in range(len(tiers))
+        [1.0 if i == own else 0.0 for i, _ in cells] + [-tiers[own].reach] for own in range(len(tiers))
     ]
     most = [counts[i][g] / s / unit for (i, g), s in zip(cells, seconds, strict=True)]
     result = linprog(
@@ -187,6 +186,18 @@ def test_of_equally_fast_placements_the_smallest_is_taken(seed: int) -> None:
     assert found.rate_rps == pytest.approx(rates[counts], rel=1e-6)
 
 
+def test_many_small_instances_are_preferred_to_few_large_ones() -> None:
+    # `pinned` fits once and allows 1,000 rows/s. Either `large` is on the new device alone and `little`
+    # has three instances on the old one, or `little` has one and `large` is on both.
+    pinned = TierLoad("pinned", 1.0, dict.fromkeys(KINDS, 0.001), dict.fromkeys(KINDS, 0.01), 1500.0)
+    large = TierLoad("large", 1.0, {"old": 0.002, "new": 0.001}, {"old": 0.4, "new": 0.9}, 500.0)
+    little = TierLoad("little", 1.0, {"old": 0.003, "new": 0.001}, {"old": 0.3, "new": 0.5}, 10.0)
+    devices = (Device("old", 700), Device("new", 2300))
+    found = place((pinned, large, little), devices)
+    assert found.bound_rps == pytest.approx(1000.0)
+    assert found.count.tolist() == [[0, 1], [0, 1], [3, 0]]
+
+
 def test_published_vit_tiers_on_eight_gpus() -> None:
     reach = (1.0, 0.403767, 0.354133, 0.172700)
     batch_ms, batch = (3.06, 4.28, 6.2, 12.5), 4
@@ -197,9 +208,7 @@ def test_published_vit_tiers_on_eight_gpus() -> None:
     )
     devices = gpus(*[24_000] * 8)
     found = place(tiers, devices)
-    work = sum(
-        r * ms / 1000.0 / batch * u for r, ms, u in zip(reach, batch_ms, utilization, strict=True)
-    )
+    work = sum(r * ms / 1000.0 / batch * u for r, ms, u in zip(reach, batch_ms, utilization, strict=True))
     assert 8 / work == pytest.approx(7620.0, rel=1e-4)
     assert found.rate_rps == pytest.approx(8 / work, rel=1e-3)
     assert found.bound_rps == pytest.approx(8 / work, rel=1e-3)
@@ -232,6 +241,20 @@ def test_a_tier_goes_where_it_is_fast() -> None:
     tiers = (TierLoad("a", 1.0, kinds, both, 100.0), TierLoad("b", 0.001, kinds, both, 100.0))
     found = place(tiers, (Device("old", 100), Device("new", 100)))
     assert found.count.tolist() == [[0, 1], [1, 0]]
+
+
+def test_instances_that_are_wanted_anyhow_are_kept_where_they_fit() -> None:
+    problem = (tier("first", utilization=0.5), tier("last", reach=0.01, utilization=0.5)), gpus(1000)
+    assert place(*problem).count.tolist() == [[2], [1]]
+    found = place(*problem, at_least=np.array([[0], [2]]))
+    assert found.count.tolist() == [[2], [2]]
+    assert verify(*problem, found) == []
+
+
+def test_instances_that_are_wanted_anyhow_give_way_where_they_do_not_fit() -> None:
+    problem = (tier("first", utilization=0.5), tier("last", reach=0.01, utilization=0.5)), gpus(350)
+    found = place(*problem, at_least=np.array([[0], [2]]))
+    assert found.count.tolist() == place(*problem).count.tolist() == [[2], [1]]
 
 
 def test_the_same_problem_has_the_same_answer() -> None:
@@ -300,9 +323,7 @@ def test_verify_finds_a_device_that_is_too_busy(good: Solution) -> None:
 
 
 def test_verify_finds_a_tier_without_a_home(good: Solution) -> None:
-    broken = replace(
-        good, count=np.array([[1, 1], [0, 0]]), busy=np.zeros((2, 2)), rate_rps=0.0
-    )
+    broken = replace(good, count=np.array([[1, 1], [0, 0]]), busy=np.zeros((2, 2)), rate_rps=0.0)
     assert verify(*GOOD, broken) == ["tier second: has no instance"]
 
 

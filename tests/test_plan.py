@@ -169,7 +169,33 @@ BROKEN: list[tuple[Change, str]] = [
     ],
     *[
         (lambda c, key=key: c["ladder"][0].pop(key), f"{key}: missing")
-        for key in ("tier", "model", "p50_ms", "p99_ms")
+        for key in ("tier", "model", "sha256", "p50_ms", "p99_ms", "further_row_ms")
+    ],
+    *[
+        (
+            lambda c, name=name, value=value: c["limits"].update({name: value}),
+            f"limits.{name}: must be a number of at least {least}, found {value}",
+        )
+        for name, least, value in (
+            ("rows_in_flight", 1, 0),
+            ("rows_in_flight", 1, math.inf),
+            ("max_batch_size", 1, -1),
+            ("inline_entry_ms", 0, -1),
+            ("inline_entry_ms", 0, math.nan),
+            ("escalation_threads", 1, 0),
+        )
+    ],
+    *[
+        (
+            lambda c, name=name, value=value: c["hysteresis"].update({name: value}),
+            f"hysteresis.{name}: must be a number of at least {least}, found {value}",
+        )
+        for name, least, value in (
+            ("alpha", 0, -1),
+            ("alpha", 0, math.nan),
+            ("window_ms", 1, 0),
+            ("window_ms", 1, math.inf),
+        )
     ],
     (lambda c: policy(c).pop("routes"), "routes: missing"),
     (lambda c: policy(c).pop("tiers"), "tiers: missing"),
@@ -265,6 +291,39 @@ def test_a_legal_plan_after_a_corrupt_one_is_taken(path: Path) -> None:
     assert file.poll() is not None
 
 
-def test_a_missing_plan_is_refused_with_its_path(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match=r"none\.json: cannot be read"):
-        PlanFile(tmp_path / "none.json").poll()
+def test_a_missing_plan_is_refused_once_with_its_path(path: Path) -> None:
+    file = PlanFile(path)
+    file.poll()
+    path.unlink()
+    with pytest.raises(PlanError, match=r"gear_plan\.json: cannot be read"):
+        file.poll()
+    assert file.poll() is None
+
+
+def test_a_plan_that_comes_back_is_taken(path: Path) -> None:
+    file = PlanFile(path)
+    file.poll()
+    path.unlink()
+    with pytest.raises(PlanError):
+        file.poll()
+    write(path, plan_content())
+    assert file.poll() is not None
+
+
+def test_a_batch_takes_longer_by_its_further_rows() -> None:
+    content = plan_content()
+    content["ladder"][0].update(p99_ms=5.0, further_row_ms=2.0)
+    info = parse_plan(content).ladder[0]
+    assert [info.slow_ms(rows) for rows in (0, 1, 4)] == [5.0, 5.0, 11.0]
+
+
+def test_plans_for_the_same_models_differ_only_in_what_may_change() -> None:
+    plan = parse_plan(plan_content())
+    content = plan_content()
+    content["hysteresis"]["alpha"] = 3.0
+    content["limits"]["rows_in_flight"] = 7
+    content["ladder"][0]["p50_ms"] = 9.0
+    first_route(content).update(cuts=[0.7])
+    assert parse_plan(content).models == plan.models
+    content["ladder"][0]["sha256"] = "another graph"
+    assert parse_plan(content).models != plan.models

@@ -23,7 +23,7 @@ from cascade_tools.runtime.metrics import Family, Metrics
 from cascade_tools.runtime.plan import PlanError, PlanFile
 from cascade_tools.runtime.policy import ANSWER
 from cascade_tools.runtime.router import CANCEL_CHECK_MS, Inputs, Router, TierError, join
-from tests.helpers import Array, Json, gear_entry, plan_content, route_entry
+from tests.helpers import Array, Json, changed, gear_entry, plan_content, route_entry
 
 TIERS = ("tiny", "base", "giant")
 PATIENCE_S = 30.0
@@ -529,6 +529,16 @@ def test_a_deadline_that_the_next_tier_would_miss_ends_in_the_best_answer_so_far
     assert desk.count("cascade_deadline") == 1
 
 
+def test_a_larger_batch_misses_a_deadline_that_one_row_keeps(open_router: Opener) -> None:
+    content = plan_content()
+    content["ladder"][1]["further_row_ms"] = 60_000.0
+    desk = open_router(LABEL, CONFIDENCE, content)
+    assert desk.serve([[1]], deadline_s=time.monotonic() + PATIENCE_S)[0].flags == [0]
+    desk.answers.clear()
+    answer = desk.serve([[1, 1]], deadline_s=time.monotonic() + PATIENCE_S)[0]
+    assert (answer.tier, answer.flags) == ([0, 0], [DEADLINE] * 2)
+
+
 def test_a_deadline_far_away_changes_nothing(open_router: Opener) -> None:
     desk = open_router(LABEL, CONFIDENCE, slow_plan(giant=1000.0))
     answer = desk.serve([[2]], deadline_s=time.monotonic() + 3600.0)[0]
@@ -695,7 +705,7 @@ def test_a_batch_under_way_ends_with_the_plan_that_it_began_with(open_router: Op
     first = desk.router.plan
     desk.execute([[2]])
     assert gate.reached.wait(PATIENCE_S)
-    write_plan(desk.plan_path, plan_content(("giant",)))
+    write_plan(desk.plan_path, giant_only())
     wait_until(lambda: desk.router.plan is not first)
     gate.open.set()
     assert desk.wait_for(1)[0].tier == [2]
@@ -714,6 +724,30 @@ def test_a_corrupt_plan_is_refused_and_the_old_one_stays(
     assert desk.serve([[1]])[0].tier == [1]
     desk.close()
     assert desk.count("cascade_plan_refused") == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c["ladder"][1].update(sha256="another graph"),
+        lambda c: c["ladder"][1].update(model="other_base"),
+        lambda c: c.update(cascade="other"),
+        lambda c: c.update(probabilities=True),
+        lambda c: c.update(inputs=[{"name": "OTHER", "datatype": "INT64", "dims": [1]}]),
+    ],
+    ids=["graph", "model", "cascade", "probabilities", "inputs"],
+)
+def test_a_plan_for_other_models_than_are_loaded_is_refused(
+    open_router: Opener, caplog: pytest.LogCaptureFixture, change: Callable[[Json], object]
+) -> None:
+    desk = open_router(LABEL, CONFIDENCE)
+    first = desk.router.plan
+    with caplog.at_level(logging.ERROR, "cascade"):
+        write_plan(desk.plan_path, changed(giant_only(), change))
+        wait_until(lambda: desk.counts[("cascade_plan_refused",)] > 0)
+    assert "restart the server" in caplog.text
+    assert desk.router.plan is first
+    assert desk.serve([[0]])[0].tier == [0]
 
 
 def test_after_a_corrupt_plan_a_legal_one_is_taken_over(open_router: Opener) -> None:
@@ -762,49 +796,62 @@ def let_arrive(desk: Desk, rows: int) -> None:
     time.sleep(0.03)
 
 
-def tier_now(desk: Desk) -> list[int]:
-    """The tier that answers a row at this moment."""
+def tiers_now(desk: Desk, rows: int = 1) -> set[int]:
+    """The tiers that answer some rows at this moment."""
     desk.answers.clear()
-    return desk.serve([[0]])[0].tier
+    return set(desk.serve([[0] * rows])[0].tier)
 
 
 def test_the_gear_follows_the_rate(open_router: Opener) -> None:
     desk = open_router(LABEL, CONFIDENCE, two_gears(up_to_rps=0.01))
-    assert tier_now(desk) == [2]
+    assert tiers_now(desk) == {2}
     time.sleep(0.03)
-    assert tier_now(desk) == [0]
+    assert tiers_now(desk) == {0}
     wait_until(lambda: desk.counts[("cascade_gear",)] == 1)
 
 
 def test_refused_rows_count_towards_the_rate(open_router: Opener) -> None:
     desk = open_router(LABEL, CONFIDENCE, two_gears(up_to_rps=100.0))
     let_arrive(desk, 1_000_000)
-    assert tier_now(desk) == [0]
+    assert tiers_now(desk) == {0}
 
 
 def test_the_slower_gear_returns_when_nothing_is_in_flight(open_router: Opener) -> None:
     desk = open_router(LABEL, CONFIDENCE, two_gears(up_to_rps=1e6, alpha=1e6))
     let_arrive(desk, 1_000_000_000)
-    let_arrive(desk, 1)
     let_arrive(desk, 0)
-    assert tier_now(desk) == [2]
+    # The rows that ask are themselves not a queue.
+    assert tiers_now(desk) == {2}
 
 
 def test_rows_in_flight_keep_the_faster_gear(open_router: Opener) -> None:
     desk = open_router(LABEL, CONFIDENCE, two_gears(up_to_rps=1e6, alpha=1e6))
     desk.router.admit(1)
     let_arrive(desk, 1_000_000_000)
-    let_arrive(desk, 1)
     let_arrive(desk, 0)
-    assert tier_now(desk) == [0]
+    assert tiers_now(desk) == {0}
 
 
-def test_a_full_batch_means_that_more_is_waiting(open_router: Opener) -> None:
-    desk = open_router(LABEL, CONFIDENCE, two_gears(up_to_rps=1e6, alpha=1e6))
+@pytest.mark.parametrize(("waiting", "rows", "tiers"), [(1, 32, {0}), (1, 31, {2}), (0, 32, {2})])
+def test_a_full_batch_behind_others_means_that_more_is_waiting(
+    open_router: Opener, waiting: int, rows: int, tiers: set[int]
+) -> None:
+    # At most 32 rows in 30 ms: a rate below 60 times the 33 rows that seem to wait, above 60 times one.
+    desk = open_router(LABEL, CONFIDENCE, two_gears(up_to_rps=1e6, alpha=60.0))
+    desk.router.admit(waiting)
     let_arrive(desk, 1_000_000_000)
-    for _ in range(3):
-        let_arrive(desk, 32)
-    assert tier_now(desk) == [0]
+    let_arrive(desk, rows)
+    assert tiers_now(desk, rows) == tiers
+
+
+def test_after_a_burst_the_accurate_gear_comes_back_though_rows_keep_arriving(open_router: Opener) -> None:
+    desk = open_router(LABEL, CONFIDENCE, two_gears(up_to_rps=50.0))
+    let_arrive(desk, 1_000_000)
+    assert tiers_now(desk) == {0}
+    for _ in range(2):  # five rows a second, each answered before the next
+        time.sleep(0.2)
+        last = tiers_now(desk)
+    assert last == {2}
 
 
 def test_close_answers_everything_under_way(open_router: Opener) -> None:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from cascade_tools.artifacts import PredictedPolicy, Route, ScoreTable
+from cascade_tools.artifacts import PolicyTable, PredictedPolicy, Route, ScoreTable
 from cascade_tools.planning.search import (
     FRONTIER_SIZE,
     Answer,
-    PolicyTable,
     Question,
     _tabulate,
     evaluate,
@@ -30,7 +28,10 @@ NAMES = ("tiny", "base", "giant")
 
 
 def table_of(
-    confidence: Array, label: Array, target: Array, group: Array | None = None
+    confidence: npt.ArrayLike,
+    label: npt.ArrayLike,
+    target: npt.ArrayLike,
+    group: npt.ArrayLike | None = None,
 ) -> ScoreTable:
     rows, tiers = np.shape(label)
     return ScoreTable(
@@ -120,9 +121,7 @@ def test_the_grid_says_of_every_policy_what_evaluating_it_says(
             wanted = evaluate(table, policy, question)
             assert grid.accuracy[where] == pytest.approx(wanted.accuracy, abs=1e-12)
             assert grid.cost[where] == pytest.approx(wanted.cost, rel=1e-12)
-            assert 100.0 * grid.drop_bound[where] == pytest.approx(
-                wanted.accuracy_drop_bound, abs=1e-6
-            )
+            assert 100.0 * grid.drop_bound[where] == pytest.approx(wanted.accuracy_drop_bound, abs=1e-6)
 
 
 def every_policy(table: ScoreTable) -> list[PolicyTable]:
@@ -143,9 +142,7 @@ def cheapest_by_trying_all(table: ScoreTable, question: Question) -> PredictedPo
 
 @settings(max_examples=50)
 @given(st.data(), tables())
-def test_without_groups_nothing_that_holds_is_cheaper(
-    data: st.DataObject, table: ScoreTable
-) -> None:
+def test_without_groups_nothing_that_holds_is_cheaper(data: st.DataObject, table: ScoreTable) -> None:
     question = data.draw(questions(len(table.tiers)))
     chosen = search(table, question).chosen
     assert chosen.accuracy_drop_bound <= question.max_accuracy_drop
@@ -162,6 +159,34 @@ def test_with_groups_the_choice_still_holds(data: st.DataObject, table: ScoreTab
     assert chosen.accuracy_drop_bound <= question.max_accuracy_drop
     assert chosen.cost >= cheapest_by_trying_all(table, question).cost * (1.0 - 1e-9)
     assert chosen.cost <= question.cost[-1] * (1.0 + 1e-9)
+
+
+def test_rows_that_repeat_each_other_do_not_pass_for_many() -> None:
+    single = random_table(0, 300, tiers=2)
+    repeated = table_of(
+        np.repeat(single.confidence, 10, axis=0),
+        np.repeat(single.label, 10, axis=0),
+        np.repeat(single.target, 10),
+        np.repeat(single.group, 10),
+    )
+    question = question_of(1.0, 10.0, drop=2.0)
+    ungrouped = repeated.model_copy(update={"group": np.arange(3000)})
+    hasty = search(ungrouped, question).chosen
+    assert evaluate(repeated, hasty.table, question).accuracy_drop_bound > 2.0
+    chosen = search(repeated, question).chosen
+    assert chosen.accuracy_drop_bound <= 2.0
+    assert hasty.cost < chosen.cost < 10.0
+
+
+def test_nan_counts_as_no_confidence_when_searching() -> None:
+    whole = random_table(1, 300, tiers=2)
+    confidence = whole.confidence.copy()
+    confidence[::3, 0] = math.nan
+    table, question = whole.model_copy(update={"confidence": confidence}), question_of(1.0, 10.0, drop=3.0)
+    zeroed = whole.model_copy(update={"confidence": np.nan_to_num(confidence, nan=0.0)})
+    chosen = search(table, question).chosen
+    assert chosen == search(zeroed, question).chosen
+    assert chosen.cost < 10.0
 
 
 def test_more_rows_than_cuts_still_find_a_policy_close_to_the_best() -> None:
@@ -314,14 +339,16 @@ def answer() -> Answer:
 
 def test_the_frontier_is_sorted_and_nothing_on_it_is_dominated(answer: Answer) -> None:
     points = [(policy.cost, policy.accuracy) for policy in answer.frontier]
-    assert len(points) > 10
     assert points == sorted(points)
-    assert all(a < b for (_, a), (_, b) in zip(points, points[1:], strict=False))
+    assert all(a < b for (_, a), (_, b) in pairwise(points))
 
 
-def test_the_frontier_begins_with_the_cheapest_tier_and_is_not_endless(answer: Answer) -> None:
+def test_the_frontier_is_thinned_evenly_from_the_cheapest_to_the_most_accurate(answer: Answer) -> None:
+    accuracy = [policy.accuracy for policy in answer.frontier]
     assert answer.frontier[0].cost == 1.0
-    assert len(answer.frontier) <= FRONTIER_SIZE + 2
+    assert accuracy[-1] >= answer.reference.accuracy
+    assert FRONTIER_SIZE // 2 <= len(accuracy) <= FRONTIER_SIZE + 2
+    assert max(np.diff(accuracy)) < 0.03
 
 
 def test_the_policies_of_the_frontier_are_as_they_are_evaluated(answer: Answer) -> None:

@@ -1,12 +1,14 @@
-"""Tiers from a torch callable and from an ONNX file: run, exported with their head, and refused."""
+"""Source models: loading, running, and exporting with their head. Exports are slow, so they are few."""
 
 from __future__ import annotations
 
 import pickle
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -17,168 +19,295 @@ from cascade_tools.artifacts import CalibratedTier, InputSpec, Reliability
 from cascade_tools.errors import UsageError
 from cascade_tools.runtime.head import apply_head
 from cascade_tools.spec import Cascade
-from cascade_tools.stages.sources import load_source
+from cascade_tools.stages.sources import Source, load_source
+from tests.helpers import Array, Json, spec_content, write_cascade
 
-from .helpers import write_cascade
-
-CLASSES = 4
-INPUTS = (InputSpec(name="X", datatype="FP32", dims=(3,)),)
-NETS = """
+FEATURES, CLASSES = 3, 4
+INPUTS = (InputSpec(name="X", datatype="FP32", dims=(FEATURES,)),)
+LADDER = f"""
     import torch
     from torch import nn
 
-    def linear():
-        torch.manual_seed(0)
-        return nn.Linear(3, 4)
+    def small():
+        return nn.Linear({FEATURES}, {CLASSES})
 
-    def number():
-        return 7
+    def large():
+        return [1, 2, 3]
+
+    class Broken(nn.Module):
+        def forward(self, x):
+            raise ValueError("no such shape")
 
     class Branch(nn.Module):
         def forward(self, x):
             return x[:, :2] if float(x.sum()) > 0 else x
 
-    def branch():
-        return Branch()
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear({FEATURES}, {CLASSES})
+
+        def forward(self, x, shift):
+            return self.linear(x) + shift.float()
 """
 
 
-def head(temperature: float, signal: Any) -> CalibratedTier:
-    unknown = Reliability(ece=0.0, nll=0.0, auroc=None)
-    return CalibratedTier(
-        tier="only",
-        method="temperature",
-        signal=signal,
-        temperature=temperature,
-        accuracy=1.0,
-        before=unknown,
-        after=unknown,
-    )
+@pytest.fixture(autouse=True)
+def imports_stay(tmp_path: Path) -> Iterator[None]:
+    """Forget what a test imported from its own folder."""
+    path = list(sys.path)
+    yield
+    sys.path[:] = path
+    sys.modules.pop("ladder", None)
 
 
-def cascade_of(folder: Path, source: dict[str, str]) -> Cascade:
-    content = {
-        "name": "one",
-        "tiers": [{"name": "only", "source": source}],
-        "data": {"validation": "rows.npz"},
-        "devices": "devices.yaml",
-    }
-    return write_cascade(folder, content, {"nets.py": NETS})
+def cascade_with(folder: Path, source: Json) -> Cascade:
+    content = spec_content()
+    content["tiers"] = [{"name": "small", "source": source}]
+    return write_cascade(folder, content, {"ladder.py": LADDER})
 
 
-def rows() -> np.ndarray:
-    return np.random.default_rng(1).normal(size=(50, 3)).astype(np.float32)
+def load(folder: Path, source: Json) -> Source:
+    cascade = cascade_with(folder, source)
+    return load_source(cascade, cascade.tiers[0])
 
 
-def assert_same_answers(graph: bytes, logits: np.ndarray, head: CalibratedTier, probs: bool) -> None:
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    assert names == ["LABEL", "CONFIDENCE", *(["PROBS"] if probs else [])]
-    found = session.run(None, {"X": rows()})
-    wanted = apply_head(logits, head.temperature, head.signal)
-    assert found[0].dtype == np.int64
-    assert found[0].shape == found[1].shape == (50, 1)
-    np.testing.assert_array_equal(found[0].ravel(), wanted.label)
-    np.testing.assert_allclose(found[1].ravel(), wanted.confidence, atol=1e-6)
-    if probs:
-        np.testing.assert_allclose(found[2], wanted.probabilities, atol=1e-6)
-
-
-def test_a_torch_callable_runs_and_exports_with_its_head(tmp_path: Path) -> None:
-    cascade = cascade_of(tmp_path, {"torch": "nets:linear"})
-    source = load_source(cascade, cascade.tiers[0])
-    assert source.parameters == 3 * CLASSES + CLASSES
-    logits = source.logits({"X": rows()})
-    assert logits.shape == (50, CLASSES)
-    chosen = head(2.5, "margin")
-    assert_same_answers(source.export(chosen, INPUTS, True), logits, chosen, probs=True)
-
-
-def test_an_onnx_file_runs_and_exports_with_its_head(tmp_path: Path) -> None:
-    weight = np.random.default_rng(3).normal(size=(3, CLASSES)).astype(np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["X", "weight"], ["scores"])],
-        "linear",
-        [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["batch", 3])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", CLASSES])],
-        [numpy_helper.from_array(weight, "weight")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    cascade = cascade_of(tmp_path, {"onnx": "net.onnx"})
-    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
-    source = load_source(cascade, cascade.tiers[0])
-    logits = source.logits({"X": rows()})
-    np.testing.assert_allclose(logits, rows() @ weight, atol=1e-6)
-    chosen = head(0.6, "max_probability")
-    assert_same_answers(source.export(chosen, INPUTS, False), logits, chosen, probs=False)
-    with pytest.raises(UsageError, match=r"inputs \['X'\] but the data has \['Y'\]"):
-        source.logits({"Y": rows()})
-
-
-def test_weights_are_loaded_from_safetensors_and_from_plain_pt(tmp_path: Path) -> None:
-    state = {"weight": torch.ones(CLASSES, 3), "bias": torch.zeros(CLASSES)}
-    for name in ("w.safetensors", "w.pt"):
-        cascade = cascade_of(tmp_path, {"torch": "nets:linear", "weights": name})
-        if name.endswith(".pt"):
-            torch.save(state, tmp_path / name)
-        else:
-            save_file(state, tmp_path / name)
-        logits = load_source(cascade, cascade.tiers[0]).logits({"X": rows()})
-        np.testing.assert_allclose(logits, rows().sum(axis=1, keepdims=True).repeat(CLASSES, 1), atol=1e-5)
-
-
-def refusal(folder: Path, source: dict[str, str]) -> str:
-    cascade = cascade_of(folder, source)
+def refusal(folder: Path, source: Json) -> UsageError:
     with pytest.raises(UsageError) as caught:
-        load_source(cascade, cascade.tiers[0])
-    return str(caught.value)
+        load(folder, source)
+    assert caught.value.message.startswith("tiers.small.source.")
+    return caught.value
 
 
-def test_missing_files_are_named_with_their_field(tmp_path: Path) -> None:
-    weights = refusal(tmp_path, {"torch": "nets:linear", "weights": "w.safetensors"})
-    assert weights.startswith("tiers.only.source.weights: ")
-    assert "w.safetensors: no such file" in weights
-    assert refusal(tmp_path, {"onnx": "net.onnx"}).startswith("tiers.only.source.onnx: ")
+def state() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "weight": torch.randn(CLASSES, FEATURES, generator=generator),
+        "bias": torch.randn(CLASSES, generator=generator),
+    }
 
 
-def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
-    save_file({"weight": torch.ones(2, 2)}, tmp_path / "w.safetensors")
-    text = refusal(tmp_path, {"torch": "nets:linear", "weights": "w.safetensors"})
-    assert text.startswith("tiers.only.source.weights: ")
-    assert "do not fit the module" in text
+def rows(count: int) -> dict[str, Array]:
+    return {"X": np.random.default_rng(0).normal(0.0, 2.0, (count, FEATURES)).astype(np.float32)}
+
+
+def wanted_logits(inputs: dict[str, Array]) -> Array:
+    found: Array = inputs["X"] @ state()["weight"].numpy().T + state()["bias"].numpy()
+    return found
+
+
+WITH_WEIGHTS = {"torch": "ladder:small", "weights": "small.safetensors"}
+
+
+def test_a_torch_source_runs_with_its_weights(tmp_path: Path) -> None:
+    save_file(state(), tmp_path / "small.safetensors")
+    source = load(tmp_path, WITH_WEIGHTS)
+    logits = source.logits(rows(7))
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, wanted_logits(rows(7)), rtol=1e-5, atol=1e-6)
+    assert source.parameters == FEATURES * CLASSES + CLASSES
+
+
+def test_weights_of_half_precision_are_widened(tmp_path: Path) -> None:
+    save_file({name: value.half() for name, value in state().items()}, tmp_path / "small.safetensors")
+    logits = load(tmp_path, WITH_WEIGHTS).logits(rows(7))
+    np.testing.assert_allclose(logits, wanted_logits(rows(7)), atol=0.02)
+
+
+def test_a_plain_state_in_a_pt_file_is_loaded(tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / "small.pt")
+    logits = load(tmp_path, {"torch": "ladder:small", "weights": "small.pt"}).logits(rows(2))
+    np.testing.assert_allclose(logits, wanted_logits(rows(2)), rtol=1e-5, atol=1e-6)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    assert "source.weights: " in refusal(tmp_path, WITH_WEIGHTS).message
+    assert "small.safetensors: no such file" in refusal(tmp_path, WITH_WEIGHTS).message
+    assert "source.onnx: " in refusal(tmp_path, {"onnx": "small.onnx"}).message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s.pop("bias"),
+        lambda s: s.update(bias=torch.zeros(CLASSES + 1)),
+        lambda s: s.update(more=torch.zeros(1)),
+    ],
+    ids=["missing", "shape", "unknown"],
+)
+def test_weights_that_do_not_fit_are_refused(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], object]
+) -> None:
+    weights = state()
+    change(weights)
+    save_file(weights, tmp_path / "small.safetensors")
+    message = refusal(tmp_path, WITH_WEIGHTS).message
+    assert f"weights: {tmp_path / 'small.safetensors'}: do not fit the module: " in message
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 9, b"\xff" * 100])
+@pytest.mark.parametrize("name", ["small.safetensors", "small.pt"])
+def test_weights_that_are_no_weights_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert name in refusal(tmp_path, {"torch": "ladder:small", "weights": name}).message
+
+
+def test_cut_off_weights_are_refused(tmp_path: Path) -> None:
+    save_file(state(), tmp_path / "small.safetensors")
+    whole = (tmp_path / "small.safetensors").read_bytes()
+    (tmp_path / "small.safetensors").write_bytes(whole[:-8])
+    assert "do not fit the module" in refusal(tmp_path, WITH_WEIGHTS).message
 
 
 class Trap:
-    """A pickle that would leave a mark if anybody unpickled it."""
+    """Touches a file when it is unpickled."""
 
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.mark,))
-
-
-def test_a_pickle_instead_of_weights_is_refused_and_not_run(tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
-    with (tmp_path / "w.pt").open("wb") as file:
-        pickle.dump(Trap(mark), file)
-    text = refusal(tmp_path, {"torch": "nets:linear", "weights": "w.pt"})
-    assert text.startswith("tiers.only.source.weights: ")
-    assert not mark.exists()
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.path,)
 
 
-def test_a_callable_that_gives_no_module_is_refused(tmp_path: Path) -> None:
-    text = refusal(tmp_path, {"torch": "nets:number"})
-    assert "tiers.only.source.torch: nets:number returned int, not a torch.nn.Module" in text
+@pytest.mark.parametrize("plain", [False, True], ids=["torch.save", "pickle"])
+def test_a_pickle_in_the_place_of_weights_is_refused_unopened(tmp_path: Path, plain: bool) -> None:
+    trap = {"weight": Trap(tmp_path / "touched")}
+    if plain:
+        (tmp_path / "small.pt").write_bytes(pickle.dumps(trap))
+    else:
+        torch.save(trap, tmp_path / "small.pt")
+    error = refusal(tmp_path, {"torch": "ladder:small", "weights": "small.pt"})
+    assert "not loadable as plain weights" in error.message
+    assert "safetensors" in error.hint
+    assert not (tmp_path / "touched").exists()
 
 
-def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "net.onnx").write_bytes(b"not a graph")
-    assert "not a usable ONNX graph" in refusal(tmp_path, {"onnx": "net.onnx"})
+def test_what_is_no_module_is_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path, {"torch": "ladder:large"}).message
+    assert "torch: ladder:large returned list, not a torch.nn.Module" in message
+
+
+def test_a_forward_that_raises_is_told_with_its_line(tmp_path: Path) -> None:
+    source = load(tmp_path, {"torch": "ladder:Broken"})
+    with pytest.raises(UsageError) as caught:
+        source.logits(rows(1))
+    assert "tiers.small.source: forward: ValueError: no such shape" in caught.value.message
+    assert f"({tmp_path / 'ladder.py'}, line " in caught.value.message
+
+
+def head_of(signal: str, temperature: float) -> CalibratedTier:
+    nothing = Reliability(ece=0.0, nll=0.0, auroc=None)
+    return CalibratedTier.model_validate(
+        {
+            "tier": "small",
+            "method": "temperature",
+            "signal": signal,
+            "temperature": temperature,
+            "accuracy": 1.0,
+            "before": nothing,
+            "after": nothing,
+        }
+    )
+
+
+def run_graph(graph: bytes, inputs: dict[str, Array]) -> dict[str, Array]:
+    onnx.checker.check_model(onnx.load_from_string(graph))
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, inputs), strict=True))
+
+
+def assert_equals_head(
+    found: dict[str, Array], logits: Array, head: CalibratedTier, *, probabilities: bool
+) -> None:
+    wanted = apply_head(logits, head.temperature, head.signal)
+    assert list(found) == ["LABEL", "CONFIDENCE", *(["PROBS"] if probabilities else [])]
+    assert found["LABEL"].dtype == np.int64
+    assert found["CONFIDENCE"].dtype == np.float32
+    assert found["LABEL"].tolist() == wanted.label[:, None].tolist()
+    np.testing.assert_allclose(found["CONFIDENCE"], wanted.confidence[:, None], atol=1e-5)
+    if probabilities:
+        np.testing.assert_allclose(found["PROBS"], wanted.probabilities, atol=1e-5)
+
+
+def test_an_exported_torch_source_answers_as_its_source(tmp_path: Path) -> None:
+    source = load(tmp_path, {"torch": "ladder:Pair"})
+    specs = (*INPUTS, InputSpec(name="SHIFT", datatype="INT64", dims=(CLASSES,)))
+    head = head_of("max_probability", 1.7)
+    graph = source.export(head, specs, probabilities=True)
+    for count in (1, 2, 33):
+        shift = np.random.default_rng(1).integers(-3, 4, (count, CLASSES))
+        inputs = {**rows(count), "SHIFT": shift}
+        logits = source.logits(inputs)
+        assert_equals_head(run_graph(graph, inputs), logits, head, probabilities=True)
 
 
 def test_a_model_that_does_not_export_names_the_field(tmp_path: Path) -> None:
-    cascade = cascade_of(tmp_path, {"torch": "nets:branch"})
-    source = load_source(cascade, cascade.tiers[0])
-    with pytest.raises(UsageError, match=r"tiers\.only\.source: export to ONNX"):
-        source.export(head(1.0, "max_probability"), INPUTS, False)
+    source = load(tmp_path, {"torch": "ladder:Branch"})
+    with pytest.raises(UsageError, match=r"tiers\.small\.source: export to ONNX: "):
+        source.export(head_of("max_probability", 1.0), INPUTS, probabilities=False)
+
+
+def linear_graph(opset: int = 13, outputs: int = 1, batch: str | None = "rows") -> onnx.ModelProto:
+    """X @ weight.T + bias, as an exporter of another framework would write it."""
+    weights = {name: value.numpy() for name, value in state().items()}
+    nodes = [helper.make_node("Gemm", ["X", "weight", "bias"], ["logits"], transB=1)]
+    results = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, CLASSES])]
+    if outputs > 1:
+        nodes.append(helper.make_node("Relu", ["logits"], ["more"]))
+        results.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [batch, CLASSES]))
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, [batch, FEATURES])],
+        results,
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+FROM_ONNX = {"onnx": "small.onnx"}
+
+
+def test_an_onnx_source_runs(tmp_path: Path) -> None:
+    onnx.save(linear_graph(), tmp_path / "small.onnx")
+    source = load(tmp_path, FROM_ONNX)
+    np.testing.assert_allclose(source.logits(rows(5)), wanted_logits(rows(5)), rtol=1e-5, atol=1e-6)
+    assert source.parameters == FEATURES * CLASSES + CLASSES
+
+
+@pytest.mark.parametrize(("opset", "signal"), [(13, "margin"), (21, "max_probability")])
+def test_an_onnx_source_joined_with_its_head_answers_as_its_source(
+    tmp_path: Path, opset: int, signal: str
+) -> None:
+    onnx.save(linear_graph(opset), tmp_path / "small.onnx")
+    source = load(tmp_path, FROM_ONNX)
+    head = head_of(signal, 0.6)
+    graph = source.export(head, INPUTS, probabilities=False)
+    for count in (1, 33):
+        found = run_graph(graph, rows(count))
+        assert_equals_head(found, source.logits(rows(count)), head, probabilities=False)
+
+
+def test_other_inputs_than_those_of_the_graph_are_named(tmp_path: Path) -> None:
+    onnx.save(linear_graph(), tmp_path / "small.onnx")
+    with pytest.raises(UsageError, match=r"onnx: inputs \['X'\] but the data has \['Y'\]"):
+        load(tmp_path, FROM_ONNX).logits({"Y": rows(1)["X"]})
+
+
+def test_rows_of_another_shape_are_told_as_one_message(tmp_path: Path) -> None:
+    onnx.save(linear_graph(), tmp_path / "small.onnx")
+    with pytest.raises(UsageError, match=r"tiers\.small\.source: run: "):
+        load(tmp_path, FROM_ONNX).logits({"X": np.zeros((1, FEATURES + 1), np.float32)})
+
+
+def test_a_graph_with_two_outputs_is_refused(tmp_path: Path) -> None:
+    onnx.save(linear_graph(outputs=2), tmp_path / "small.onnx")
+    message = refusal(tmp_path, FROM_ONNX).message
+    assert "must have one output, the logits; has ['logits', 'more']" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 9, b"\x08"])
+def test_what_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "small.onnx").write_bytes(content)
+    assert "small.onnx: not a usable ONNX graph: " in refusal(tmp_path, FROM_ONNX).message

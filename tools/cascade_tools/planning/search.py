@@ -92,7 +92,7 @@ class _Grid:
 
     def points(self, flat: npt.NDArray[np.intp]) -> list[_Point]:
         """The combinations of flat indices, as values that outlive the arrays."""
-        where = np.unravel_index(flat, self.accuracy.shape)
+        where = np.unravel_index(flat, self.accuracy.shape) if self.cuts else ()
         chosen = [values[index].tolist() for values, index in zip(self.cuts, where, strict=True)]
         cuts = list(zip(*chosen, strict=True)) if chosen else [()] * len(flat)
         cost, accuracy = self.cost.ravel()[flat].tolist(), self.accuracy.ravel()[flat].tolist()

@@ -152,10 +152,10 @@ def _parse_plan(content: Mapping[str, Any], digest: str) -> Plan:
         TierInfo(
             str(t["tier"]),
             str(t["model"]),
-            str(t.get("sha256", "")),
+            str(t["sha256"]),
             float(t["p50_ms"]),
             float(t["p99_ms"]),
-            float(t.get("further_row_ms", 0.0)),
+            float(t["further_row_ms"]),
         )
         for t in content["ladder"]
     )

@@ -2,16 +2,14 @@
 
 The server has its own process group and its own prefix for shared memory. Whatever ends the block (an
 exception, Ctrl-C, SIGTERM), the group is ended and the shared memory of that prefix is removed. If this
-process is killed outright, the kernel sends the server SIGTERM, and the next start removes its folder.
+process is killed outright, the kernel sends the server SIGTERM; only a small temporary folder then stays.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -34,8 +32,6 @@ LOOPBACK = "127.0.0.1"
 READY_TIMEOUT_S = 120.0
 EXIT_TIMEOUT_S = 15
 SHARED_MEMORY = Path("/dev/shm")
-SHARED_PREFIX = "cascade_"
-FOLDER_PREFIX = "cascade-triton-"
 LOG_TAIL_LINES = 15
 PR_SET_PDEATHSIG = 1
 
@@ -148,9 +144,8 @@ def embedded_triton(
     ports = ports or free_ports()
     check_ports(ports)
     _check_shared_memory()
-    _remove_leftovers()
-    prefix = f"{SHARED_PREFIX}{os.getpid()}_{secrets.token_hex(4)}"
-    with tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-") as folder, _sigterm_raises():
+    prefix = f"cascade_{os.getpid()}_{secrets.token_hex(4)}"
+    with tempfile.TemporaryDirectory(prefix="cascade-triton-") as folder, _sigterm_raises():
         log = log or Path(folder) / "triton.log"
         command = [
             str(wheel.binary),
@@ -182,18 +177,6 @@ def embedded_triton(
             yield server
         finally:
             _stop(process, prefix)
-
-
-def _remove_leftovers() -> None:
-    """Remove what processes left that were killed outright; their number is in the name."""
-    mine = re.compile(rf"(?:{FOLDER_PREFIX}|{SHARED_PREFIX})(\d+)[-_]")
-    for path in (*Path(tempfile.gettempdir()).iterdir(), *SHARED_MEMORY.iterdir()):
-        found = mine.match(path.name)
-        if found and not psutil.pid_exists(int(found.group(1))):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
 
 
 def _check_shared_memory() -> None:

@@ -81,8 +81,8 @@ class Stage:
 def _sources(cascade: Cascade) -> dict[str, str]:
     """Digests of the models and of everything that they and the rows may come from.
 
-    That is every file of the cascade's folder but prose and the spec, whose sections are digested where they are
-    read, and the files of the installed packages that a reference names.
+    That is every file of the cascade's folder but prose and the spec, whose sections are digested where they
+    are read, and the files of the installed packages that a reference names.
     """
     folder = cascade.folder
     paths = {
@@ -106,7 +106,7 @@ def _is_derived(path: Path) -> bool:
 
 
 def _package_files(reference: str | None) -> set[Path]:
-    """Python files of the installed package that a reference begins with, found without importing it."""
+    """Python files of the installed package that a reference names, found without importing it."""
     if reference is None or ":" not in reference:
         return set()
     try:
