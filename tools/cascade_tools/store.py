@@ -132,11 +132,12 @@ def load_npz(path: Path, hint: str = "") -> dict[str, Any]:
         ArtifactError: missing or not such a file.
     """
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, NpzFile):
-            raise ValueError("a single array")
-        with archive:
-            return {name: archive[name] for name in archive.files}
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, NpzFile):
+                raise ValueError("a single array")
+            with archive:
+                return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file", hint) from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:

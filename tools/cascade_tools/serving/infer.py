@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ DEFAULT_PORT = {"grpc": 8001, "http": 8000}
 OUTPUTS = ("LABEL", "CONFIDENCE", "TIER", "FLAGS")
 FLAGS = {1: "degraded", 2: "deadline"}
 TIMEOUT_S = 60.0
+ADDRESS = re.compile(r"[\w.-]+:(\d{1,5})|\[[0-9a-fA-F:]+\]:(\d{1,5})")
 
 
 def infer_rows(
@@ -61,14 +63,12 @@ def infer_rows(
 
 
 def _connect(library: Any, address: str, protocol: str) -> Any:
-    try:
-        if protocol == "http":
-            return library.InferenceServerClient(
-                address, connection_timeout=TIMEOUT_S, network_timeout=TIMEOUT_S
-            )
-        return library.InferenceServerClient(address)
-    except (InferenceServerException, ValueError, OSError) as error:
-        raise UsageError(f"--url {address}: {error}", "give host:port, without http://") from None
+    port = ADDRESS.fullmatch(address)
+    if port is None or int(port.group(port.lastindex or 1)) > 65535:
+        raise UsageError(f"--url {address}: must be host:port", "without http://, for example 127.0.0.1:8001")
+    if protocol == "http":
+        return library.InferenceServerClient(address, connection_timeout=TIMEOUT_S, network_timeout=TIMEOUT_S)
+    return library.InferenceServerClient(address)
 
 
 def _signature(client: Any, model: str, protocol: str) -> tuple[dict[str, str], int]:

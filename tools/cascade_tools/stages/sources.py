@@ -160,8 +160,8 @@ def _load_weights(module: torch.nn.Module, path: Path, field: str) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
         module.load_state_dict(state)
     except (SafetensorError, RuntimeError, OSError, ValueError, EOFError, TypeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"{field}: {path}: do not fit the module: {first}") from None
+        text = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UsageError(f"{field}: {path}: do not fit the module: {text}") from None
     except Exception as error:  # what unpickling refuses has no common class
         raise UsageError(
             f"{field}: {path}: not loadable as plain weights ({type(error).__name__})",

@@ -135,7 +135,9 @@ def load_callable(folder: Path, reference: str, field: str) -> Callable[..., Any
         module = _import_from(folder, module_name)
     function = getattr(module, name, None)
     if not callable(function):
-        raise UsageError(f"{field}: {reference}: {module.__file__} has no callable {name!r}")
+        raise UsageError(
+            f"{field}: {reference}: {getattr(module, '__file__', module_name)} has no callable {name!r}"
+        )
     return function  # type: ignore[no-any-return]
 
 
