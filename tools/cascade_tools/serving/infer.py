@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,9 +54,9 @@ def infer_rows(
             f"{address}: {error.message()}",
             "is the server running, and is --model right? `cascade-tools serve` starts one",
         ) from None
-    except OSError as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise CascadeError(
-            f"{address}: no Triton answers there: {error}",
+            f"{address}: no Triton answers {protocol} there: {error}",
             "start one with `cascade-tools serve`, or give --url",
         ) from None
     finally:
@@ -90,7 +91,7 @@ def _check_inputs(path: Path, arrays: dict[str, Any], wanted: dict[str, str]) ->
     for name, values in arrays.items():
         if np_to_triton_dtype(values.dtype) != wanted[name]:
             raise UsageError(f"{path}: array {name!r} is {values.dtype}, the model takes {wanted[name]}")
-    lengths = {len(values) for values in arrays.values()}
+    lengths = {len(values) if values.ndim else 0 for values in arrays.values()}
     if len(lengths) != 1 or lengths == {0}:
         raise UsageError(f"{path}: the arrays need the same number of rows, and at least one")
 

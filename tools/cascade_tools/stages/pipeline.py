@@ -94,7 +94,7 @@ def _sources(cascade: Cascade) -> dict[str, str]:
         and not _is_derived(path.relative_to(folder))
     } - {folder / cascade.devices}
     for reference in (*(t.source.torch for t in cascade.tiers), cascade.data.validation):
-        paths |= _package_files(reference)
+        paths |= _package_files(folder, reference)
     return {
         "sources": digest_files(paths, folder),
         "tiers": digest_value(*cascade.tiers, cascade.data.validation),
@@ -105,12 +105,15 @@ def _is_derived(path: Path) -> bool:
     return any(part == "build" or part == "__pycache__" or part.startswith(".") for part in path.parts)
 
 
-def _package_files(reference: str | None) -> set[Path]:
+def _package_files(folder: Path, reference: str | None) -> set[Path]:
     """Python files of the installed package that a reference names, found without importing it."""
     if reference is None or ":" not in reference:
         return set()
+    top = reference.partition(":")[0].partition(".")[0]
+    if (folder / f"{top}.py").is_file() or (folder / top).is_dir():
+        return set()  # the folder's own files are digested anyhow
     try:
-        found = find_spec(reference.partition(":")[0].partition(".")[0])
+        found = find_spec(top)
     except (ImportError, ValueError):
         return set()
     if found is None or found.origin is None or not found.has_location:
