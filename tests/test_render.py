@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from cascade_tools.repository.render import (
     render_configs,
 )
 from cascade_tools.repository.rules import check_config
-from tests.helpers import plan_content, run_with_file_limit
+from tests.helpers import plan_content, run_in_threads, run_with_file_limit, thread_switches_inside
 
 CPU = pb.ModelInstanceGroup.KIND_CPU
 GPU = pb.ModelInstanceGroup.KIND_GPU
@@ -291,6 +293,26 @@ def test_a_failed_put_keeps_the_old_repository_current(tmp_path: Path) -> None:
     assert versions(tmp_path) == [old.name]
 
 
+def test_a_reader_finds_a_current_repository_at_every_moment(tmp_path: Path) -> None:
+    put(tmp_path, OLD)
+    done = threading.Event()
+    missed = []
+
+    def replace_often() -> None:
+        for number in range(6):
+            put(tmp_path, NEW if number % 2 else OLD)
+        done.set()
+
+    def look() -> None:
+        while not done.is_set():
+            if not (tmp_path / "current" / place.MANIFEST).is_file():
+                missed.append(time.monotonic())
+
+    with thread_switches_inside(place._point):
+        run_in_threads([replace_often, look])
+    assert missed == []
+
+
 def check(root: Path, files: place.Files) -> None:
     place.check(root, files, place.make_manifest("digits", "embedded", files))
 
@@ -365,11 +387,11 @@ def test_a_repository_of_another_target_is_refused(
     assert caught.value.hint.endswith(f"--target {served_by}`")
 
 
-def test_a_repository_of_another_server_version_is_refused(tmp_path: Path) -> None:
-    manifest = json.loads(place.make_manifest("digits", "ngc", OLD))
-    manifest["server"] = "nvcr.io/nvidia/tritonserver:24.01-py3"
+@pytest.mark.parametrize(("field", "other"), [("server", "tritonserver:24.01-py3"), ("target", "mine")])
+def test_a_repository_of_another_server_version_is_refused(tmp_path: Path, field: str, other: str) -> None:
+    manifest = {**json.loads(place.make_manifest("digits", "ngc", OLD)), field: other}
     (tmp_path / place.MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(ArtifactError, match=r"24\.01-py3"):
+    with pytest.raises(ArtifactError, match=other):
         place.refuse_other_target(tmp_path, "ngc")
 
 

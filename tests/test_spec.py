@@ -53,6 +53,14 @@ def test_the_folder_is_the_one_that_holds_the_file(tmp_path: Path) -> None:
     assert load_cascade(tmp_path / "pair" / "cascade.yaml").folder == tmp_path / "pair"
 
 
+def test_the_folder_stays_the_same_when_the_process_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cascade(tmp_path / "pair")
+    monkeypatch.chdir(tmp_path)
+    assert load_cascade(Path("pair")).folder == tmp_path / "pair"
+
+
 def test_models_are_named_after_cascade_and_tier(tmp_path: Path) -> None:
     assert write_cascade(tmp_path).model_name("large") == "pair_large"
 

@@ -287,8 +287,6 @@ def test_a_pickle_under_the_name_of_an_npz_is_refused_unopened(tmp_path: Path) -
     assert not (tmp_path / "touched").exists()
 
 
-# numpy leaves the file to the garbage collector when it finds no archive in it.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.95])
 def test_a_cut_off_archive_is_refused(tmp_path: Path, kept: float) -> None:
     path = tmp_path / "rows.npz"
@@ -299,14 +297,24 @@ def test_a_cut_off_archive_is_refused(tmp_path: Path, kept: float) -> None:
         load_npz(path)
 
 
-def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("place", [0.1, 0.3, 0.5])
+def test_a_flipped_byte_is_noticed(tmp_path: Path, compressed: bool, place: float) -> None:
     path = tmp_path / "rows.npz"
-    np.savez(path, X=np.arange(1000))
+    save = np.savez_compressed if compressed else np.savez
+    save(path, X=np.random.default_rng(0).integers(0, 9, 5000))
     raw = bytearray(path.read_bytes())
-    raw[len(raw) // 2] ^= 0xFF
+    raw[int(place * len(raw))] ^= 0xFF
     path.write_bytes(raw)
     with pytest.raises(ArtifactError, match=r"not an \.npz of plain arrays"):
         load_npz(path)
+
+
+def test_a_single_array_under_the_name_of_an_npz_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "rows.npz").open("wb") as file:
+        np.save(file, np.arange(3))
+    with pytest.raises(ArtifactError, match=r"not an \.npz of plain arrays: a single array"):
+        load_npz(tmp_path / "rows.npz")
 
 
 def test_a_digest_is_sha_256_and_a_missing_file_says_so(tmp_path: Path) -> None:
@@ -328,6 +336,8 @@ def test_a_digest_of_files_depends_on_names_and_contents_alone(tmp_path: Path) -
     (tmp_path / "two" / "b").write_text("A")
     swapped = digest_files([tmp_path / "two" / "b", tmp_path / "two" / "a"], tmp_path / "two")
     assert swapped != first
+    renamed = (tmp_path / "one" / "b").rename(tmp_path / "one" / "c")
+    assert digest_files([tmp_path / "one" / "a", renamed], tmp_path / "one") != first
 
 
 def test_a_digest_of_values_notices_every_field() -> None:

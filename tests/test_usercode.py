@@ -223,7 +223,8 @@ def write_models(folder: Path, text: str) -> Path:
 
 
 def test_modules_of_the_same_name_in_two_cascades_do_not_mix(tmp_path: Path) -> None:
-    first, second = write_models(tmp_path / "first", "one"), write_models(tmp_path / "second", "two")
+    # The name of the second folder begins with that of the first.
+    first, second = write_models(tmp_path / "nets", "one"), write_models(tmp_path / "nets-2", "two")
     assert call(first, "models:small", "field") == "oneone"
     assert call(second, "models:small", "field") == "twotwo"
     assert call(first, "models:small", "field") == "oneone"

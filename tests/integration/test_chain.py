@@ -163,6 +163,15 @@ def test_a_cascade_in_a_folder_of_similar_name_is_not_mixed_up_with_this_one(
     assert load_rows(copied.cascade, "validation")
 
 
+def test_a_module_of_the_same_name_elsewhere_makes_nothing_stale(
+    copied: Workspace, report: Reporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "ladder.py").write_text("raise ImportError('the wrong one')\n")
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    assert states(copied, report) == dict.fromkeys(ALL, "fresh")
+
+
 # What the stages promise
 
 

@@ -200,7 +200,7 @@ class Gears(_Spec):
     """
 
     count: int = Field(default=2, ge=1, le=16)
-    reserve: float = Field(default=0.25, ge=0.0, le=1.0)
+    reserve: float = Field(default=0.1, ge=0.0, le=1.0)
     target_busy_share: float = Field(default=0.8, gt=0.0, le=1.0)
 
 

@@ -21,7 +21,7 @@ from cascade_tools.repository import place
 from cascade_tools.repository.render import hop_files
 from cascade_tools.serving.embedded import Server, embedded_triton
 
-CALLS = 1000
+CALLS = 500
 PASSES = 3
 THREADS = 8
 
