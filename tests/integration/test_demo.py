@@ -14,6 +14,9 @@ import numpy as np
 import psutil
 import pytest
 
+from cascade_tools.artifacts import GearPlan, Placement
+from cascade_tools.repository.render import render_configs
+
 from .helpers import shared_memory_of
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -42,6 +45,14 @@ def assert_served(served: dict[str, Any]) -> None:
     # Energy is a figure with where it comes from, or openly unknown.
     assert (served["energy_j"] is None) == (served["energy_origin"] is None)
     assert served["energy_origin"] in (None, "measured", "modelled")
+
+
+def assert_committed_configs_are_true(build: Path) -> None:
+    """The NGC configs in git are those that today's plan renders."""
+    plan = GearPlan.model_validate_json((build / "gear_plan.json").read_bytes())
+    placement = Placement.model_validate_json((build / "placement.json").read_bytes())
+    for name, text in render_configs(plan, placement, "ngc").items():
+        assert (PROJECT / "model_repository" / "digits" / name).read_text() == text, name
 
 
 @pytest.mark.timeout(LIMIT_S + 60)
@@ -77,5 +88,6 @@ def test_the_demo_holds_its_promise_and_leaves_only_its_files(triton: None, tmp_
     assert str(page) in out
     assert page.stat().st_size > 10_000
     assert "<svg" in page.read_text()
+    assert_committed_configs_are_true(tmp_path / "digits")
     assert shared_memory_of(demo.pid) == set()
     assert processes_that_name(tmp_path) == []
