@@ -110,7 +110,10 @@ class Data(_Spec):
             if reference is None:
                 continue
             if reference.endswith(".npz"):
-                _check_inside(reference)
+                try:
+                    _check_inside(reference)
+                except ValueError as error:
+                    raise ValueError(f"{field}: {error}") from None
             elif not _CALLABLE.fullmatch(reference):
                 raise ValueError(f"{field}: must be a path to an .npz file or 'module:callable'")
         return self
@@ -172,6 +175,8 @@ class DeviceGroup(_Spec):
             raise ValueError("'cores' is needed for kind cpu and not allowed for kind gpu")
         if self.kind == "cpu" and self.count != 1:
             raise ValueError("'count' must be 1 for kind cpu: one host is one device")
+        if self.reserved_mib >= self.memory_mib:
+            raise ValueError("'reserved_mib' must be below 'memory_mib'")
         return self
 
 

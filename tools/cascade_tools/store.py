@@ -92,12 +92,12 @@ def load_score_table(path: Path, hint: str = "") -> ScoreTable:
     needed = {"confidence", "label", "target"} - set(arrays)
     if needed:
         raise ArtifactError(f"{path}: no array {sorted(needed)[0]!r}", hint)
-    label = arrays["label"]
-    rows = len(arrays["target"])
-    tiers = arrays.get("tier")
-    if tiers is None:
-        tiers = np.array([f"tier{i}" for i in range(label.shape[-1])])
     try:
+        label = arrays["label"]
+        rows = len(arrays["target"])
+        tiers = arrays.get("tier")
+        if tiers is None:
+            tiers = np.array([f"tier{i}" for i in range(label.shape[-1])])
         return ScoreTable(
             tiers=tuple(str(tier) for tier in tiers),
             confidence=arrays["confidence"].astype(np.float32),
@@ -108,6 +108,8 @@ def load_score_table(path: Path, hint: str = "") -> ScoreTable:
         )
     except ValidationError as error:
         raise ArtifactError(f"{path}: {describe(error)}", hint) from None
+    except (ValueError, TypeError, IndexError) as error:
+        raise ArtifactError(f"{path}: not a score table: {error}", hint) from None
 
 
 def save_score_table(path: Path, table: ScoreTable) -> None:

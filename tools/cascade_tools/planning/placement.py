@@ -108,6 +108,12 @@ def place(
     numbers = _numbers(tiers, devices)
     cells = numbers.seconds_per_row.size
     fastest = _solve(numbers, np.append(np.zeros(2 * cells), -1.0), lowest_rate=0.0)
+    if fastest.x is None and fastest.status == 1:
+        raise Infeasible(
+            f"no placement of {len(tiers)} tiers on {len(devices)} devices was found in {TIME_LIMIT_S:.0f} s",
+            "plan for fewer devices, or for equal ones",
+            constraint="time",
+        )
     if fastest.x is None or fastest.x[-1] <= 0.0:
         raise Infeasible(
             f"the {len(tiers)} tiers do not fit together into {numbers.room_mib.sum():.0f} MiB "
@@ -121,6 +127,8 @@ def place(
     smallest = _solve(numbers, cost, keep, at_least)
     if smallest.x is None:
         smallest = _solve(numbers, cost, keep)
+    if smallest.x is None:  # out of time; the first answer holds too
+        smallest = fastest
     count = np.round(smallest.x[cells : 2 * cells]).astype(np.int64)
     count = count.reshape(numbers.seconds_per_row.shape)
     rate, busy = sustainable_rate(tiers, devices, count)
@@ -238,7 +246,7 @@ def _solve(
     keep_up, busy_share = _load_rows(numbers)
     eye, nothing = np.eye(cells), np.zeros((cells, cells))
     home = np.kron(np.eye(tiers), np.ones(devices))
-    fits = np.kron(numbers.memory_mib, np.eye(devices)) / numbers.room_mib[:, None]
+    fits = np.kron(numbers.memory_mib, np.eye(devices)) / np.maximum(numbers.room_mib, 1.0)[:, None]
 
     def over_all(busy: Array, count: Array, rate: Array | None = None) -> Array:
         column = np.zeros(len(busy)) if rate is None else rate
@@ -246,7 +254,7 @@ def _solve(
 
     most = np.minimum(
         np.ceil(1.0 / numbers.utilization - 1e-9),
-        np.floor(numbers.room_mib / np.maximum(numbers.memory_mib[:, None], 1e-9) + 1e-9),
+        np.floor(np.maximum(numbers.room_mib, 0.0) / np.maximum(numbers.memory_mib[:, None], 1e-9) + 1e-9),
     ).ravel()
     fewest = np.zeros(cells) if at_least is None else at_least.ravel().astype(np.float64)
     return milp(

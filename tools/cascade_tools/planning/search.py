@@ -100,7 +100,7 @@ class _Grid:
 
     def cheapest_within(self, question: Question) -> list[_Point]:
         flat = np.flatnonzero(self.drop_bound <= question.max_accuracy_drop / 100.0)
-        order = np.argsort(self.cost.ravel()[flat], kind="stable")[:FRONTIER_SIZE]
+        order = np.lexsort((-self.accuracy.ravel()[flat], self.cost.ravel()[flat]))[:FRONTIER_SIZE]
         return self.points(flat[order])
 
     def front(self) -> list[_Point]:
@@ -300,7 +300,7 @@ def _cheapest_that_holds(
     table: ScoreTable, candidates: list[_Point], question: Question
 ) -> PredictedPolicy | None:
     """Check candidates by rising cost with the grouped bound; the grids only know the plain one."""
-    for point in sorted(candidates):
+    for point in sorted(candidates, key=lambda point: (point.cost, -point.accuracy)):
         policy = evaluate(table, point.policy(table.tiers), question)
         if policy.accuracy_drop_bound <= question.max_accuracy_drop:
             return policy

@@ -82,6 +82,7 @@ def put(root: Path, files: Files, manifest: bytes) -> Path:
         final = versions / digest_bytes(manifest)[:16]
         if differences(final, files, manifest):
             _write_version(versions, final, files, manifest)
+        os.utime(final)  # times tell in which order versions were current
         _point(root, final)
     _forget_old(versions, final)
     return root / "current"

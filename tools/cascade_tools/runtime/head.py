@@ -38,7 +38,8 @@ def apply_head(
         signal: `max_probability`, or `margin` (top-1 minus top-2, as in CascadeServe).
     """
     probabilities = np.exp(log_softmax(np.asarray(logits, np.float64) / temperature))
-    label = probabilities.argmax(axis=-1).astype(np.int64)
+    # Of the logits, as in the graphs: a softmax can make close ones equal.
+    label = np.asarray(logits).argmax(axis=-1).astype(np.int64)
     confidence = probabilities.max(axis=-1)
     if signal == "margin" and probabilities.shape[-1] > 1:
         confidence = confidence - np.partition(probabilities, -2, axis=-1)[..., -2]

@@ -19,6 +19,7 @@ import numpy as np
 from .policy import ANSWER, Bands, Policy
 
 FORMAT = 1
+LARGEST_CUT = float(np.finfo(np.float32).max)
 # Smallest legal values.
 LIMITS = {"rows_in_flight": 1, "max_batch_size": 1, "inline_entry_ms": 0, "escalation_threads": 1}
 HYSTERESIS = {"alpha": 0, "window_ms": 1}
@@ -116,13 +117,13 @@ def _parse_bands(entry: Mapping[str, Any], own: int, tiers: int, where: str) -> 
     cuts, to = list(entry["cuts"]), list(entry["to"])
     if len(to) != len(cuts) + 1:
         raise PlanError(f"{where}: {len(cuts)} cuts need {len(cuts) + 1} destinations")
-    if not all(isinstance(cut, (int, float)) and math.isfinite(cut) for cut in cuts):
+    if not all(isinstance(cut, (int, float)) and abs(cut) <= LARGEST_CUT for cut in cuts):
         raise PlanError(f"{where}.cuts: must be finite numbers")
     if any(low > high for low, high in pairwise(cuts)):
         raise PlanError(f"{where}.cuts: must not decrease")
     if any(low < high for low, high in pairwise(to)):
         raise PlanError(f"{where}.to: destinations must not grow with confidence")
-    if any(goal != ANSWER and not own < goal < tiers for goal in to):
+    if any(type(goal) is not int or (goal != ANSWER and not own < goal < tiers) for goal in to):
         raise PlanError(f"{where}.to: must be -1 or the index of a larger tier in use")
     if own == tiers - 1 and to != [ANSWER]:
         raise PlanError(f"{where}: the last tier answers always: cuts [], to [-1]")

@@ -162,7 +162,10 @@ class Router:
         self._metrics.close()
 
     def _hand_off(self, group: _Group) -> None:
-        self._pool.submit(self._escalate, group)
+        try:
+            self._pool.submit(self._escalate, group)
+        except RuntimeError:  # closing: no other thread takes it any more
+            self._escalate(group)
 
     def _escalate(self, group: _Group) -> None:
         completed: list[Ticket] = []

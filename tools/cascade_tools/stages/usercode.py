@@ -24,6 +24,8 @@ from cascade_tools.errors import UsageError
 from cascade_tools.spec import NOT_INPUTS, Cascade
 from cascade_tools.store import load_npz
 
+# Where code stands that a user did not write: this package, Python and what is installed.
+NOT_THE_USERS = ("<", sys.prefix, sys.base_prefix, str(Path(__file__).resolve().parents[1]))
 DATATYPES = {
     "float32": "FP32",
     "float16": "FP16",
@@ -170,7 +172,9 @@ def blame_user_code(what: str) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if not frame.filename.startswith(NOT_THE_USERS)]
+        last = (own or frames)[-1]
         raise UsageError(
             f"{what}: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
         ) from error
