@@ -44,7 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": COMMON | {"serving", "stages", "scoring", "report", "cli"},
 }
 DISTRIBUTIONS = {
-    "google": "tritonclient",  # protobuf, which its generated messages are made of
+    "google": "protobuf",
     "pynvml": "nvidia-ml-py",
     "pytriton": "nvidia-pytriton",
     "sklearn": "scikit-learn",

@@ -461,9 +461,12 @@ def test_a_stage_before_its_inputs_names_the_verb_to_run(pair: Path) -> None:
 def test_what_does_not_fit_is_infeasible_and_names_the_constraint(
     outcomes: dict[str, Outcome], built: Path, tmp_path: Path
 ) -> None:
-    folder = write_pair(tmp_path / "pair")
-    edit_yaml(folder / "here.yaml", lambda content: content["devices"][0].update(reserved_mib=2048))
-    outcome = call("place", folder, "--build-dir", built / "build", "--json")
+    build = copy_of_build(built, tmp_path)
+    profile = json.loads((build / "pair" / "profile.json").read_text())
+    for point in profile["points"]:
+        point["memory_mib"] = 2000.0
+    (build / "pair" / "profile.json").write_text(json.dumps(profile))
+    outcome = call("place", built / "pair", "--build-dir", build, "--json")
     assert_refused(outcome, 3, "MiB", "missing")
     assert outcome.content["constraint"] == "memory"
 

@@ -90,3 +90,7 @@ def test_log_softmax_equals_that_of_scipy() -> None:
 def test_no_rows_give_no_scores(signal: str) -> None:
     scores = apply_head(np.zeros((0, 3)), 1.0, signal)
     assert [len(part) for part in scores] == [0, 0, 0]
+
+
+def test_the_label_is_that_of_the_logits_where_probabilities_tie() -> None:
+    assert apply_head(np.array([[0.0, 1e-30]])).label.tolist() == [1]

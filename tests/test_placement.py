@@ -10,6 +10,7 @@ import pytest
 from scipy.optimize import linprog
 
 from cascade_tools.errors import Infeasible
+from cascade_tools.planning import placement
 from cascade_tools.planning.placement import (
     KEEP_RATE,
     Device,
@@ -19,6 +20,7 @@ from cascade_tools.planning.placement import (
     sustainable_rate,
     verify,
 )
+from cascade_tools.stages.place import solver_output_on_stderr
 from tests.helpers import Array
 
 Tiers = tuple[TierLoad, ...]
@@ -338,3 +340,41 @@ def test_verify_finds_a_rate_that_a_tier_does_not_serve(good: Solution) -> None:
     problems = verify(*GOOD, replace(good, rate_rps=good.rate_rps * 1.01))
     assert any("tier first: serves" in problem for problem in problems)
     assert any("tier second: serves" in problem for problem in problems)
+
+
+def test_a_device_without_room_is_left_empty() -> None:
+    tier = TierLoad("a", 1.0, {"g": 0.001}, {"g": 0.5}, 10.0)
+    assert place((tier,), (Device("g", 100), Device("g", 0))).count.tolist() == [[2, 0]]
+
+
+def test_out_of_time_is_not_called_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "TIME_LIMIT_S", 1e-9)
+    random = np.random.default_rng(0)
+    tiers = tuple(
+        TierLoad(
+            str(number),
+            1.0,
+            {"g": float(random.uniform(0.001, 0.01))},
+            {"g": float(random.uniform(0.1, 1.0))},
+            float(random.integers(50, 300)),
+        )
+        for number in range(6)
+    )
+    with pytest.raises(Infeasible) as caught:
+        place(tiers, tuple(Device("g", 3000) for _ in range(8)))
+    assert caught.value.constraint == "time"
+
+
+def test_what_the_solver_prints_does_not_reach_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+    random = np.random.default_rng(0)
+    tiers = []
+    for number, memory_mib in enumerate((10.0, 400.0)):
+        seconds = {kind: float(random.uniform(0.0005, 0.01)) for kind in ("old", "new")}
+        share = {kind: float(random.uniform(0.3, 1)) for kind in ("old", "new")}
+        reach = 1.0 if number == 0 else float(random.uniform(0.05, 1))
+        tiers.append(TierLoad(f"tier{number}", reach, seconds, share, memory_mib))
+    with solver_output_on_stderr():
+        place(tuple(tiers), (Device("old", 1700), Device("new", 1700)))
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert "Highs" in printed.err  # else this case shows nothing any more

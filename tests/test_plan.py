@@ -327,3 +327,43 @@ def test_plans_for_the_same_models_differ_only_in_what_may_change() -> None:
     assert parse_plan(content).models == plan.models
     content["ladder"][0]["sha256"] = "another graph"
     assert parse_plan(content).models != plan.models
+
+
+def test_half_a_tier_is_no_destination() -> None:
+    routes = [{"cuts": [0.5], "to": [1.5, -1]}, route_entry([0.5], [2, -1]), route_entry([], [-1])]
+    with pytest.raises(PlanError):
+        parse_policy({"tiers": ["a", "b", "c"], "routes": routes}, "policy")
+
+
+def test_a_cut_too_large_for_float32_is_refused() -> None:
+    with pytest.raises(PlanError):
+        parse_policy(
+            {"tiers": ["a", "b"], "routes": [route_entry([1e39], [1, -1]), route_entry([], [-1])]}, "policy"
+        )
+
+
+def test_a_plan_without_inputs_is_refused() -> None:
+    with pytest.raises(PlanError, match="inputs"):
+        parse_plan(plan_content() | {"inputs": []})
+
+
+def test_a_tier_twice_in_the_ladder_is_refused() -> None:
+    content = plan_content()
+    with pytest.raises(PlanError, match="ladder: no tier twice"):
+        parse_plan(content | {"ladder": [*content["ladder"], content["ladder"][0]]})
+
+
+@pytest.mark.parametrize("field", ["p50_ms", "p99_ms", "further_row_ms"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+def test_times_of_the_ladder_are_finite_and_not_negative(field: str, value: float) -> None:
+    content = plan_content()
+    content["ladder"][0][field] = value
+    with pytest.raises(PlanError, match="ladder: times"):
+        parse_plan(content)
+
+
+def test_a_gear_without_a_number_for_its_rate_is_refused() -> None:
+    content = plan_content()
+    content["gears"] = [gear_entry(content["gears"][0]["policy"], math.nan), *content["gears"]]
+    with pytest.raises(PlanError, match="up_to_rps"):
+        parse_plan(content)

@@ -256,6 +256,15 @@ def test_at_most_two_versions_are_kept(tmp_path: Path) -> None:
     assert content(tmp_path / "current") == NEW
 
 
+def test_the_version_that_a_server_may_still_read_stays(tmp_path: Path) -> None:
+    for number, text in enumerate((b"A", b"B", b"A")):
+        put(tmp_path, {"a": text})
+        before = (tmp_path / "current").resolve()
+        os.utime(before, (number + 1, number + 1))
+    put(tmp_path, {"a": b"C"})
+    assert (before / "a").read_bytes() == b"A"
+
+
 def test_the_same_repository_is_not_written_again(tmp_path: Path) -> None:
     put(tmp_path, OLD)
     before = (tmp_path / "current" / "a" / "config.pbtxt").stat()

@@ -901,3 +901,21 @@ def test_join_passes_a_single_request_on_without_a_copy() -> None:
 def test_join_puts_the_rows_of_requests_in_order() -> None:
     joined = join([{"A": np.array([[1]])}, {"A": np.array([[2], [3]])}], ("A",))
     assert joined["A"].ravel().tolist() == [1, 2, 3]
+
+
+def test_ways_that_part_while_the_router_closes_are_all_answered(tmp_path: Path) -> None:
+    gate = Gate("tiny")
+    routes = [route_entry([0.15, 0.5], [2, 1, -1]), route_entry([], [-1]), route_entry([], [-1])]
+    content = policy_content(TIERS, routes)
+    content["ladder"][0]["p50_ms"] = 1000.0
+    confidences = [[0.9] * 3, [0.3] * 3, [0.1] * 3]
+    desk = open_desk(tmp_path, LABEL, confidences, content, before=gate)
+    desk.execute([[1], [2]])
+    assert gate.reached.wait(5)
+    closing = threading.Thread(target=desk.close)
+    closing.start()
+    time.sleep(0.2)
+    gate.open.set()
+    closing.join(30)
+    assert {number: answer.label for number, answer in desk.answers.items()} == {0: [5], 1: [9]}
+    assert desk.times_answered == {0: 1, 1: 1}

@@ -372,3 +372,16 @@ def test_the_frontier_of_a_small_table_is_that_of_all_policies(
     found = {policy.cost: policy.accuracy for policy in frontier}
     assert list(found) == pytest.approx(list(best), rel=1e-9)
     assert list(found.values()) == pytest.approx(list(best.values()), abs=1e-12)
+
+
+def test_of_equal_cost_the_more_accurate_policy_is_chosen() -> None:
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        rows = random.integers(3, 9)
+        scores = random.choice([0.2, 0.5, 0.8], (rows, 3))
+        table = table_of(scores, random.integers(0, 2, (rows, 3)), np.zeros(rows))
+        question = question_of(1.0, 1.0, 4.0, drop=100.0 if seed % 2 else 60.0)
+        chosen = search(table, question).chosen
+        tried = [evaluate(table, policy, question) for policy in every_policy(table)]
+        allowed = [p for p in tried if p.accuracy_drop_bound <= question.max_accuracy_drop]
+        assert chosen.accuracy == max(p.accuracy for p in allowed if p.cost == chosen.cost)

@@ -403,3 +403,20 @@ def test_devices_that_exclude_each_other_are_refused(tmp_path: Path, devices: An
 def test_a_device_file_without_devices_is_refused(tmp_path: Path) -> None:
     assert "devices: " in devices_refusal(tmp_path, {"devices": []})
     assert "devices: " in devices_refusal(tmp_path, {"count": 1})
+
+
+@pytest.mark.parametrize("field", ["validation", "test"])
+def test_a_data_path_that_leaves_the_folder_names_its_field(tmp_path: Path, field: str) -> None:
+    content = spec_content()
+    content["data"][field] = "../rows.npz"
+    with pytest.raises(UsageError, match=f"data: {field}: must be a relative path"):
+        write_cascade(tmp_path, content)
+
+
+def test_a_device_that_reserves_all_its_memory_is_refused(tmp_path: Path) -> None:
+    cascade = write_cascade(tmp_path)
+    (tmp_path / "devices.yaml").write_text(
+        "devices: [{type: a, kind: gpu, memory_mib: 100, reserved_mib: 100}]"
+    )
+    with pytest.raises(UsageError, match="reserved_mib"):
+        load_devices(cascade)

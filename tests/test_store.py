@@ -6,6 +6,7 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -345,3 +346,20 @@ def test_a_digest_of_values_notices_every_field() -> None:
     assert digest_value(base, "x", 1) == digest_value(calibration(), "x", 1)
     for other in ((base, "x", 2), (base, "y", 1), (base.model_copy(update={"classes": 5}), "x", 1)):
         assert digest_value(*other) != digest_value(base, "x", 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"label": np.array(3)},
+        {"target": np.array(3)},
+        {"target": np.array(["a", "b", "c"])},
+        {"confidence": np.array([["a", "b"]] * 3)},
+        {"tier": np.array("a")},
+    ],
+)
+def test_a_score_table_with_arrays_of_another_kind_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    arrays = {"confidence": np.ones((3, 2)), "label": np.zeros((3, 2), int), "target": np.zeros(3, int)}
+    np.savez(tmp_path / "scores.npz", **{**arrays, **change})
+    with pytest.raises(ArtifactError):
+        load_score_table(tmp_path / "scores.npz")

@@ -258,3 +258,10 @@ def test_the_folder_comes_before_installed_packages(tmp_path: Path) -> None:
 
 def test_installed_packages_may_be_named(tmp_path: Path) -> None:
     assert load_callable(tmp_path, "json:dumps", "field")([1]) == "[1]"
+
+
+def test_the_line_of_the_user_that_failed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text("import json\ndef small():\n    return json.loads('{')\n")
+    with pytest.raises(UsageError) as caught:
+        call(tmp_path, "models:small", "f")
+    assert f"({tmp_path / 'models.py'}, line 3)" in caught.value.message

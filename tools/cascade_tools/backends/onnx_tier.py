@@ -38,14 +38,15 @@ class TritonPythonModel:
             {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self._inputs}
             for request in requests
         ]
-        joined = {name: np.concatenate([part[name] for part in parts]) for name in self._inputs}
+        alone = len(parts) == 1
+        joined = parts[0] if alone else {n: np.concatenate([p[n] for p in parts]) for n in self._inputs}
         try:
             outputs = self._session.run(self._outputs, joined)
         except Exception as error:
             failure = pb_utils.TritonError(str(error), pb_utils.TritonError.INTERNAL)
             return [pb_utils.InferenceResponse(error=failure) for _ in requests]
         edges = np.cumsum([len(part[self._inputs[0]]) for part in parts])[:-1]
-        split = [np.split(output, edges) for output in outputs]
+        split = [[output] if alone else np.split(output, edges) for output in outputs]
         return [
             pb_utils.InferenceResponse(
                 output_tensors=[

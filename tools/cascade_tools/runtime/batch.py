@@ -60,6 +60,7 @@ class Batch:
         for ticket in tickets:
             ticket.first, ticket.open_rows = self.rows, ticket.rows
             self.rows += ticket.rows
+        self.has_deadline = any(ticket.deadline_s is not None for ticket in tickets)
         self.owner = np.repeat(np.arange(len(tickets)), [ticket.rows for ticket in tickets])
         self.label = np.zeros(self.rows, np.int64)
         self.confidence = np.zeros(self.rows, np.float32)

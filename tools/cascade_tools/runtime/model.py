@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import time
@@ -29,6 +30,7 @@ class TritonPythonModel:
         self._cpu = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU)
         metrics = Metrics(_make_family, {"model": args["model_name"]})
         self._router = Router(plan_file, self._call_tier, self._send, metrics)
+        gc.freeze()  # what is loaded now stays; no collection has to walk through it again
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer what the first tier is sure of; the rest is answered later, by its sender."""

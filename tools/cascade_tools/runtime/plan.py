@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,11 @@ class Plan:
 
     def ladder_index(self, tier: str) -> int:
         """Position of a tier in the full ladder."""
-        return next(i for i, info in enumerate(self.ladder) if info.tier == tier)
+        return self._positions[tier]
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {info.tier: number for number, info in enumerate(self.ladder)}
 
 
 def parse_policy(table: Mapping[str, Any], where: str) -> Policy:
@@ -160,12 +165,19 @@ def _parse_plan(content: Mapping[str, Any], digest: str) -> Plan:
         )
         for t in content["ladder"]
     )
+    if len({info.tier for info in ladder}) != len(ladder):
+        raise PlanError("ladder: no tier twice")
+    if not all(math.isfinite(t) and t >= 0 for i in ladder for t in (i.p50_ms, i.p99_ms, i.further_row_ms)):
+        raise PlanError("ladder: times must be finite numbers of at least 0")
+    if not content["inputs"]:
+        raise PlanError("inputs: needs at least one")
     gears = tuple(
         _parse_gear(gear, ladder, f"gears[{number}]") for number, gear in enumerate(content["gears"])
     )
     if not gears or gears[-1].up_to_rps != math.inf:
         raise PlanError("gears: needs at least one, and up_to_rps of the last must be null")
-    if any(low.up_to_rps >= high.up_to_rps for low, high in pairwise(gears)):
+    # Written so that a NaN is refused, too.
+    if not all(low.up_to_rps < high.up_to_rps for low, high in pairwise(gears)):
         raise PlanError("gears: up_to_rps must grow from gear to gear")
     limits = {name: _bounded(content["limits"], "limits", name) for name in LIMITS}
     hysteresis = {name: _bounded(content["hysteresis"], "hysteresis", name) for name in HYSTERESIS}

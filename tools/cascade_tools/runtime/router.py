@@ -247,8 +247,11 @@ class Router:
                 group.batch.mark(group.rows, DEGRADED)
                 continue
             level = policy.tiers.index(info.tier) if info.tier in policy.tiers else None
-            known = np.where(np.isfinite(answer.confidence), answer.confidence, np.float32(0.0))
-            return index, level, answer._replace(confidence=known)
+            finite = np.isfinite(answer.confidence)
+            if not finite.all():
+                known = np.where(finite, answer.confidence, np.float32(0.0))
+                answer = answer._replace(confidence=known)
+            return index, level, answer
         return wanted, None, None
 
     def _drop_the_late(self, group: _Group, completed: list[Ticket]) -> _Group:
@@ -257,6 +260,8 @@ class Router:
         info = group.plan.ladder[group.plan.ladder_index(group.policy.tiers[group.level])]
         # Asking whether a client has gone is a round trip to the server: not for a cheap tier.
         ask_cancelled = group.level > 0 and info.p50_ms >= CANCEL_CHECK_MS
+        if not ask_cancelled and not batch.has_deadline:
+            return group
         owner = batch.owner[group.rows]
         late = np.zeros(len(owner), bool)
         ready_s = time.monotonic() + info.slow_ms(len(owner)) / 1000.0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from cascade_tools.artifacts import (
     Exported,
@@ -21,7 +22,7 @@ from cascade_tools.artifacts import (
 from cascade_tools.machine.facts import machine
 from cascade_tools.machine.meters import EnergyMeter, find_meter
 from cascade_tools.serving.embedded import Server
-from cascade_tools.serving.load import WARM_UP_REQUESTS, LoadResult, run_load
+from cascade_tools.serving.load import WARM_UP_REQUESTS, LoadResult, compare_latency_ms, run_load
 from cascade_tools.spec import load_devices
 from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.gears import GEARS_FILE
@@ -57,11 +58,11 @@ class _Bench:
     meter: EnergyMeter | None
     idle_watts: float
 
-    def run(self, model: str, rows: Rows, clients: int, outputs: tuple[str, ...]) -> _Pass:
+    def run(self, model: str, rows: Rows, outputs: tuple[str, ...]) -> _Pass:
         """One pass; what the server spends on warm-up requests is shared out over all requests."""
         before, start_j = self.server.cpu_seconds(), self.meter.read_j() if self.meter else 0.0
         start_s = time.perf_counter()
-        load = run_load(self.server.grpc_url, model, rows.inputs, self.datatypes, clients, outputs)
+        load = run_load(self.server.grpc_url, model, rows.inputs, self.datatypes, CLIENTS, outputs)
         share = len(rows) / (len(rows) + min(WARM_UP_REQUESTS, len(rows)))
         energy_j = None
         if self.meter is not None:
@@ -75,7 +76,8 @@ class _Bench:
 def score(work: Workspace, server: Server, say: Say) -> Score:
     """Send the test rows to the last tier alone and to the cascade; write and return the score.
 
-    Latency is taken at 1 client over a seeded sample of rows, everything else at 32 clients over all.
+    Latency is taken at 1 client over a seeded sample of rows, both models in turns; everything else at
+    32 clients over all rows.
     """
     cascade = work.cascade
     plan = work.load(GEARS_FILE, GearPlan, "gears")
@@ -85,15 +87,19 @@ def score(work: Workspace, server: Server, say: Say) -> Score:
     meter = find_meter()
     bench = _Bench(server, {spec.name: spec.datatype for spec in plan.inputs}, meter, _idle_watts(meter))
     giant_model = plan.ladder[-1].model
+    say(f"  {len(sample)} rows at 1 client, to {giant_model} and {cascade.name} in turns")
+    latency_ms = compare_latency_ms(
+        server.grpc_url, (giant_model, cascade.name), sample.inputs, bench.datatypes
+    )
     passes = {}
     for model, outputs in ((giant_model, ("LABEL",)), (cascade.name, ("LABEL", "TIER"))):
-        say(f"  {model}: {len(sample)} rows at 1 client, {len(rows)} rows at {CLIENTS} clients")
-        alone = bench.run(model, sample, 1, outputs)
-        crowd = bench.run(model, rows, CLIENTS, outputs)
-        passes[model] = (alone, crowd)
+        say(f"  {len(rows)} rows at {CLIENTS} clients, to {model}")
+        passes[model] = bench.run(model, rows, outputs)
     watts = next((g.busy_watts for g in load_devices(cascade).devices if g.kind == "cpu"), None)
-    served = {model: _served(p, rows, plan, model, watts) for model, p in passes.items()}
-    tiers = passes[cascade.name][1].load.outputs["TIER"]
+    served = {
+        model: _served(crowd, latency_ms[model], rows, plan, model, watts) for model, crowd in passes.items()
+    }
+    tiers = passes[cascade.name].load.outputs["TIER"]
     share = np.bincount(tiers, minlength=len(plan.ladder)) / len(rows)
     policy = work.load(POLICY_FILE, RoutingPolicy, "search")
     allowance = cascade.objective.max_accuracy_drop / 100.0
@@ -128,9 +134,13 @@ def _idle_watts(meter: EnergyMeter | None) -> float:
 
 
 def _served(
-    passes: tuple[_Pass, _Pass], rows: Rows, plan: GearPlan, model: str, watts: float | None
+    crowd: _Pass,
+    latency_ms: npt.NDArray[np.float64],
+    rows: Rows,
+    plan: GearPlan,
+    model: str,
+    watts: float | None,
 ) -> ServedScore:
-    alone, crowd = passes
     count = len(rows)
     tier_s = sum(crowd.cpu_s.get(info.model, 0.0) for info in plan.ladder)
     router_s = crowd.cpu_s.get(plan.cascade, 0.0) if model == plan.cascade else None
@@ -143,9 +153,9 @@ def _served(
         energy_j, origin = watts * (tier_s + (router_s or 0.0) + server_s) / count, "modelled"
     return ServedScore(
         accuracy=float((crowd.load.outputs["LABEL"] == rows.target).mean()),
-        latency_mean_ms=float(alone.load.latency_ms.mean()),
-        latency_p50_ms=float(np.median(alone.load.latency_ms)),
-        latency_p99_ms=float(np.percentile(alone.load.latency_ms, 99)),
+        latency_mean_ms=float(latency_ms.mean()),
+        latency_p50_ms=float(np.median(latency_ms)),
+        latency_p99_ms=float(np.percentile(latency_ms, 99)),
         throughput_rps=crowd.load.throughput_rps,
         cpu_ms_per_request=1000.0 * tier_s / count,
         router_cpu_ms_per_request=None if router_s is None else 1000.0 * router_s / count,

@@ -1,7 +1,7 @@
 """Closed-loop load from a process of its own, so that its CPU time is apart from the server's.
 
 Run as `python -m cascade_tools.serving.load JOB.json`; the job names an .npz of inputs and where the
-results go. `run_load` does both ends.
+results go. `run_load` and `compare_latency_ms` do both ends.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,20 @@ from cascade_tools.store import load_npz
 TIMEOUT_S = 600.0
 REQUEST_TIMEOUT_S = 60.0
 WARM_UP_REQUESTS = 64
+TURN_ROWS = 50  # few enough that noise meets all models alike, enough that caches stay warm
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to send: one row per request, every row once, `clients` requests under way at all times."""
+    """What to send: one row per request, every row once to every model.
+
+    A client takes `turn_rows` rows at a time and sends them to one model after the other.
+    """
 
     url: str
-    model: str
+    models: tuple[str, ...]
     clients: int
+    turn_rows: int
     outputs: tuple[str, ...]
     datatypes: dict[str, str]
     inputs: str
@@ -77,46 +83,78 @@ def run_load(
     Raises:
         CascadeError: the server answered with an error or not at all.
     """
+    found = _run(url, (model,), inputs, datatypes, clients, 1, outputs)
+    return LoadResult(
+        outputs={name: found[name] for name in outputs},
+        latency_ms=found["latency_ms"][0],
+        wall_s=float(found["wall_s"]),
+        client_cpu_s=float(found["client_cpu_s"]),
+    )
+
+
+def compare_latency_ms(
+    url: str,
+    models: tuple[str, ...],
+    inputs: dict[str, npt.NDArray[Any]],
+    datatypes: dict[str, str],
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Latency of every row at one client, per model: float64 [rows].
+
+    The models take turns of 50 rows, so that whatever else the machine does meets them alike.
+
+    Raises:
+        CascadeError: the server answered with an error or not at all.
+    """
+    found = _run(url, models, inputs, datatypes, 1, TURN_ROWS, ("LABEL",))
+    return dict(zip(models, found["latency_ms"], strict=True))
+
+
+def _run(
+    url: str,
+    models: tuple[str, ...],
+    inputs: dict[str, npt.NDArray[Any]],
+    datatypes: dict[str, str],
+    clients: int,
+    turn_rows: int,
+    outputs: tuple[str, ...],
+) -> dict[str, npt.NDArray[Any]]:
     with tempfile.TemporaryDirectory(prefix="cascade-load-") as folder:
         rows, results = Path(folder) / "rows.npz", Path(folder) / "results.npz"
         np.savez(rows, **inputs)
-        job = Job(url, model, clients, outputs, datatypes, str(rows), str(results))
+        job = Job(url, models, clients, turn_rows, outputs, datatypes, str(rows), str(results))
         description = Path(folder) / "job.json"
         description.write_text(json.dumps(asdict(job)))
         command = [sys.executable, "-m", "cascade_tools.serving.load", str(description)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise CascadeError(f"sending rows to {model} failed: {last}")
-        found = load_npz(results)
-    return LoadResult(
-        outputs={name: found[name] for name in outputs},
-        latency_ms=found["latency_ms"],
-        wall_s=float(found["wall_s"]),
-        client_cpu_s=float(found["client_cpu_s"]),
-    )
+            raise CascadeError(f"sending rows to {' and '.join(models)} failed: {last}")
+        return load_npz(results)
 
 
 async def _send_all(job: Job, rows: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
     count = len(next(iter(rows.values())))
     requests = [_request(job, rows, row) for row in range(count)]
     wanted = [triton_grpc.InferRequestedOutput(name) for name in job.outputs]
-    latency_ms = np.zeros(count)
+    latency_ms = np.zeros((len(job.models), count))
     answers: dict[str, list[Any]] = {name: [None] * count for name in job.outputs}
     async with triton_grpc.InferenceServerClient(job.url) as client:
         for row in range(min(WARM_UP_REQUESTS, count)):
-            await client.infer(job.model, requests[row], outputs=wanted)
-        order = iter(range(count))
+            for model in job.models:
+                await client.infer(model, requests[row], outputs=wanted)
+        turns = iter(range(0, count, job.turn_rows))
 
         async def one_client() -> None:
-            for row in order:
-                start = time.perf_counter()
-                answer = await client.infer(
-                    job.model, requests[row], outputs=wanted, client_timeout=REQUEST_TIMEOUT_S
-                )
-                latency_ms[row] = (time.perf_counter() - start) * 1000.0
-                for name in job.outputs:
-                    answers[name][row] = answer.as_numpy(name).ravel()[0]
+            for first in turns:
+                mine = range(first, min(first + job.turn_rows, count))
+                for number, row in product(range(len(job.models)), mine):
+                    start = time.perf_counter()
+                    answer = await client.infer(
+                        job.models[number], requests[row], outputs=wanted, client_timeout=REQUEST_TIMEOUT_S
+                    )
+                    latency_ms[number, row] = (time.perf_counter() - start) * 1000.0
+                    for name in job.outputs:
+                        answers[name][row] = answer.as_numpy(name).ravel()[0]
 
         cpu_before, start = _cpu_s(), time.perf_counter()
         await asyncio.gather(*[one_client() for _ in range(job.clients)])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -38,7 +42,8 @@ def place(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
     at_least = np.zeros((len(tiers), len(devices)), np.int64)
     if giant_only is not None:
         at_least[len(cascade.tiers) - 1] = giant_only.count[0]
-    solution = place_tiers(tiers, devices, at_least)
+    with solver_output_on_stderr():
+        solution = place_tiers(tiers, devices, at_least)
     problems = verify(tiers, devices, solution)
     if problems:
         raise CheckFailed("the placement does not hold: " + "; ".join(problems))
@@ -57,6 +62,19 @@ def place(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
                 giant_only.rate_rps if giant_only else None,
             ),
         )
+
+
+@contextmanager
+def solver_output_on_stderr() -> Iterator[None]:
+    """HiGHS prints some of its troubles on file descriptor 1, which belongs to our own results."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def expand(cascade: Cascade) -> list[DeviceGroup]:
