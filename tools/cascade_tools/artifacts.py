@@ -174,7 +174,7 @@ class ScoreTable(_Value):
         label: int64 [rows, tiers], each tier's answer.
         target: int64 [rows].
         group: int64 [rows]; rows of one source share a number.
-        split: str [rows]: `fit` (the head saw it) or `search`.
+        split: str [rows]: `fit` (heads), `search` (policies) or `verify` (the promise).
     """
 
     tiers: tuple[str, ...]
@@ -202,7 +202,10 @@ class ScoreTable(_Value):
 
     def part(self, split: str) -> ScoreTable:
         """The rows of one split."""
-        keep = self.split == split
+        return self.where(self.split == split)
+
+    def where(self, keep: npt.NDArray[np.bool_]) -> ScoreTable:
+        """The rows for which `keep` is true."""
         return self.model_copy(
             update={
                 name: getattr(self, name)[keep]
@@ -231,16 +234,19 @@ class PolicyTable(_Value):
 
 
 class PredictedPolicy(_Value):
-    """A policy with what it did on the search rows.
+    """A policy with what it did on held-out rows.
 
     Attributes:
         accuracy: fraction of right answers.
         accuracy_drop: points below the reference; negative where the policy is better.
-        accuracy_drop_bound: upper bound of the drop at the objective's confidence.
-        latency_mean_ms: mean over rows of the summed times at batch 1, hops included.
+        accuracy_drop_bound: upper bound of the drop in points, at the objective's confidence.
         cost: mean over rows of the summed costs of the visited tiers, in `cost_unit`.
+        latency_mean_ms: mean over rows of the summed times at batch 1, hops included; modelled, as are
+            the quantiles; None where no latencies were given.
+        energy_j: per row; None where it is not known.
         reach: share of rows that each tier sees; a tier that is not in the table has 0.
         answers: share of rows that each tier answers.
+        answer_accuracy: share of right answers among those.
     """
 
     table: PolicyTable
@@ -248,21 +254,36 @@ class PredictedPolicy(_Value):
     accuracy_drop: float
     accuracy_drop_bound: float
     cost: float
-    latency_mean_ms: float
+    latency_mean_ms: float | None
+    latency_p50_ms: float | None
+    latency_p95_ms: float | None
+    latency_p99_ms: float | None
+    energy_j: float | None
     reach: dict[str, float]
     answers: dict[str, float]
+    answer_accuracy: dict[str, float]
 
 
 class RoutingPolicy(Artifact):
-    """The policy that the search chose, beside the last tier alone."""
+    """The policy that the search chose, beside the reference alone.
+
+    Attributes:
+        chosen: its figures are from all held-out rows, its bound from the verify rows alone.
+        alternatives: policies that keep the same promise, from the most careful to the chosen one.
+        certified: `chosen` is within the allowance on rows that the search never saw.
+        max_accuracy_drop: the allowance in points.
+    """
 
     kind: Literal["policy"] = "policy"
     chosen: PredictedPolicy
     reference: PredictedPolicy
+    alternatives: tuple[PredictedPolicy, ...]
+    certified: bool
     max_accuracy_drop: float
     confidence: float
     cost_unit: str
-    rows: int
+    search_rows: int
+    verify_rows: int
 
 
 class Frontier(Artifact):
@@ -426,7 +447,8 @@ class Score(Artifact):
     Attributes:
         allowance: accuracy that may be given up, as a fraction.
         promise_held: measured accuracy is within the allowance.
-        accuracy_drop_bound: fraction; what the search bounded on its own rows.
+        accuracy_drop_bound: fraction; bounded on validation rows that the search never saw.
+        certified: that bound is within the allowance.
     """
 
     kind: Literal["score"] = "score"
@@ -435,6 +457,7 @@ class Score(Artifact):
     cascade_score: ServedScore
     allowance: float
     accuracy_drop_bound: float
+    certified: bool
     promise_held: bool
     test_rows: int
     latency_rows: int

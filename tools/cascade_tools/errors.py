@@ -13,6 +13,8 @@ is a defect of the tool and keeps its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class CascadeError(Exception):
     """Base of every error that a user can mend.
@@ -53,13 +55,17 @@ class Infeasible(CascadeError):
         message: what cannot be had, with figures.
         hint: what would make it possible.
         constraint: the name of the constraint that binds.
+        details: more for machines, by name.
     """
 
     exit_code = 3
 
-    def __init__(self, message: str, hint: str = "", *, constraint: str) -> None:
+    def __init__(
+        self, message: str, hint: str = "", *, constraint: str, details: Mapping[str, object] | None = None
+    ) -> None:
         super().__init__(message, hint)
         self.constraint = constraint
+        self.details = dict(details or {})
 
 
 class EnvironmentLacks(CascadeError):

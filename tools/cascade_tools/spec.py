@@ -119,18 +119,30 @@ class Data(_Spec):
         return self
 
 
+class Splits(_Spec):
+    """What the validation rows are used for; groups stay whole, classes are spread evenly.
+
+    The promise costs less the more rows verify it, and a temperature needs few rows.
+    """
+
+    fit: float = Field(default=0.15, gt=0.0, lt=1.0)
+    search: float = Field(default=0.35, gt=0.0, lt=1.0)
+    verify: float = Field(default=0.5, gt=0.0, lt=1.0)
+
+
 class CalibrationChoice(_Spec):
     """How confidence is made from logits.
 
     Attributes:
         method: `temperature` fits one number per tier by the negative log-likelihood; `none` keeps 1.
         signal: the largest probability, or the top-1 minus top-2 margin (CascadeServe).
-        fit_share: share of the validation groups on which the head is fitted; the rest is searched on.
+        splits: shares of the validation groups for fitting heads, searching policies and verifying the
+            promise.
     """
 
     method: Literal["temperature", "none"] = "temperature"
     signal: Literal["max_probability", "margin"] = "max_probability"
-    fit_share: float = Field(default=0.25, gt=0.0, lt=1.0)
+    splits: Splits = Splits()
 
 
 class Objective(_Spec):
@@ -138,13 +150,21 @@ class Objective(_Spec):
 
     Attributes:
         max_accuracy_drop: points of accuracy below the last tier that may be given up; 0.5 is .005.
-        minimise: `device_time` (ms per row) or `energy` (J per row).
-        confidence: the drop holds on new data with about this probability (paired bound).
+        minimise: `device_time` (ms per row), `energy` (J per row), `latency` (ms of the routed path) or
+            `money` (per million rows, from `price_per_hour` of the device).
+        confidence: the drop holds on new data with this probability (a paired bound on rows that the
+            search never sees).
+        guarantee: false takes the allowance on the rows at hand as enough and promises nothing.
+        max_cost: bound of the mean cost, in the unit of `minimise`.
+        max_latency_ms: bounds of the routed path by quantile: `p50`, `p95`, `p99` (modelled, no queues).
     """
 
     max_accuracy_drop: float = Field(default=1.0, ge=0.0, le=100.0)
-    minimise: Literal["device_time", "energy"] = "device_time"
+    minimise: Literal["device_time", "energy", "latency", "money"] = "device_time"
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    guarantee: bool = True
+    max_cost: float | None = Field(default=None, gt=0.0)
+    max_latency_ms: dict[Literal["p50", "p95", "p99"], float] = Field(default_factory=dict)
 
 
 class DeviceGroup(_Spec):
@@ -159,6 +179,7 @@ class DeviceGroup(_Spec):
         reserved_mib: memory that the plan leaves alone.
         busy_watts: power of one busy core (CPU) or of the busy device (GPU), dynamic part; only used
             where no meter is readable, and then shown as modelled.
+        price_per_hour: of the whole device, in any currency; for `minimise: money`.
     """
 
     type: Name
@@ -168,6 +189,7 @@ class DeviceGroup(_Spec):
     memory_mib: int = Field(gt=0)
     reserved_mib: int = Field(default=0, ge=0)
     busy_watts: float | None = Field(default=None, gt=0.0)
+    price_per_hour: float | None = Field(default=None, gt=0.0)
 
     @model_validator(mode="after")
     def _cores_fit_kind(self) -> DeviceGroup:

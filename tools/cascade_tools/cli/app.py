@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from cascade_tools.cli import machine, plan, serve, start
+from cascade_tools.cli import machine, plan, policy, serve, start
 from cascade_tools.cli.output import show_json
 from cascade_tools.errors import CascadeError, Infeasible
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (start, plan, serve, machine):
+for module in (start, plan, policy, serve, machine):
     module.register(app)
 
 
@@ -46,7 +46,7 @@ def _show(error: CascadeError) -> None:
     if "--json" in sys.argv:
         content: dict[str, object] = {"error": error.message, "hint": error.hint}
         if isinstance(error, Infeasible):
-            content["constraint"] = error.constraint
+            content |= {"constraint": error.constraint, **error.details}
         show_json(content)
 
 

@@ -21,7 +21,6 @@ def register(app: typer.Typer) -> None:
         (calibrate, "cascade-tools calibrate ensembles/digits"),
         (export, "cascade-tools export ensembles/digits"),
         (profile, "cascade-tools profile ensembles/digits --json"),
-        (search, "cascade-tools search ensembles/digits"),
         (place, "cascade-tools place ensembles/digits"),
         (gears, "cascade-tools gears ensembles/digits"),
     ):
@@ -150,42 +149,6 @@ def profile(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False
             for p in made.points
         ],
     )
-    if as_json:
-        show_json(made.model_dump(mode="json"))
-
-
-def search(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:
-    """Search the cheapest policy that keeps the accuracy allowance."""
-    from cascade_tools.artifacts import RoutingPolicy
-    from cascade_tools.stages.search import POLICY_FILE
-
-    work = _run("search", folder, build_dir)
-    made = work.load(POLICY_FILE, RoutingPolicy, "search")
-    both = (("cascade", made.chosen), (f"{work.cascade.tier_names[-1]} alone", made.reference))
-    show_table(
-        f"Policy, on {made.rows} rows",
-        [
-            "",
-            "accuracy",
-            f"cost, {made.cost_unit}",
-            "points lost",
-            f"at most ({made.confidence:.0%})",
-        ],
-        [
-            [
-                name,
-                f"{policy.accuracy:.4f}",
-                f"{policy.cost:.4f}",
-                f"{policy.accuracy_drop:.2f}",
-                f"{policy.accuracy_drop_bound:.2f}",
-            ]
-            for name, policy in both
-        ],
-    )
-    for tier, route in zip(made.chosen.table.tiers, made.chosen.table.routes, strict=True):
-        share = made.chosen.answers[tier]
-        when = f"from confidence {route.cuts[-1]:.4f} up" if route.cuts else "always"
-        show_line(f"  {tier} answers {when}: {share:.1%} of the rows")
     if as_json:
         show_json(made.model_dump(mode="json"))
 

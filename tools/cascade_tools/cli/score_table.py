@@ -48,8 +48,9 @@ def show_score(score: Score) -> None:
     lost = 100.0 * (giant.accuracy - whole.accuracy)
     show_line(
         f"  Promise: at most {100.0 * score.allowance:g} points below the giant. Measured on the "
-        f"test rows: {lost:+.2f} points lost ({'held' if score.promise_held else 'BROKEN'}); bounded "
-        f"at {100.0 * score.accuracy_drop_bound:.2f} points on the rows that were searched."
+        f"test rows: {lost:+.2f} points lost ({'held' if score.promise_held else 'BROKEN'}); "
+        f"{'certified' if score.certified else 'bounded, not certified,'} at "
+        f"{100.0 * score.accuracy_drop_bound:.2f} points on validation rows that the search never saw."
     )
 
 

@@ -76,17 +76,3 @@ def auroc(confidence: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> 
         return None
     ranks = rankdata(confidence)[right].sum()
     return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def split_by_group(group: IntArray, fit_share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """True for the rows on which heads are fitted; all rows of a group fall on the same side.
-
-    Args:
-        group: int [rows].
-        fit_share: share of the groups, in (0, 1).
-        seed: of the choice.
-    """
-    groups = np.unique(group)
-    count = min(max(1, round(fit_share * len(groups))), max(1, len(groups) - 1))
-    chosen = np.random.default_rng(seed).permutation(groups)[:count]
-    return np.isin(group, chosen)

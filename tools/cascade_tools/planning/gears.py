@@ -31,6 +31,7 @@ def choose_gears(
     reserve: float,
     target_busy_share: float,
     sustainable_rps: Callable[[PredictedPolicy], float],
+    points_lost: Callable[[PredictedPolicy], float] = lambda policy: policy.accuracy_drop_bound,
 ) -> tuple[GearChoice, ...]:
     """Choose at most `count` gears, most accurate first; rates rise from gear to gear.
 
@@ -41,11 +42,12 @@ def choose_gears(
         reserve: share of the allowance that the first of several gears does not spend.
         target_busy_share: share of the sustainable rate at which the next gear takes over.
         sustainable_rps: what the placement sustains with a policy.
+        points_lost: what a policy spends of the allowance: its bound, where there is one.
     """
     chosen: list[PredictedPolicy] = []
     for kept in np.linspace(reserve if count > 1 else 0.0, 0.0, count).tolist():
         allowance = max_accuracy_drop * (1.0 - kept)
-        within = [policy for policy in policies if policy.accuracy_drop_bound <= allowance]
+        within = [policy for policy in policies if points_lost(policy) <= allowance + 1e-9]
         if within:
             chosen.append(min(within, key=lambda policy: (policy.cost, -policy.accuracy)))
     gears: list[GearChoice] = []

@@ -1,335 +1,392 @@
-"""Searches the accept thresholds: the cheapest policy whose accuracy drop is bounded.
+"""The cheapest policy within an accuracy allowance, and the frontier around it.
 
-HybridServe, Algorithm 1, but exact on a grid instead of sampled: for a subset of the tiers and a list of
-cuts per tier, the accuracy, the cost and the disagreement with the reference of *every* combination of cuts
-come from cumulative histograms. With k_j the correctness at level j, and because a row that reaches level j
-has been refused by all before it,
+Thresholds, skips and left-out tiers are one search:
 
-    right(q) = sum k_0 + sum_j C_j[k_j - k_(j-1)](q_0 .. q_(j-1)),
-
-where C_j sums over the rows whose confidences at levels 0 .. j-1 are all below the cuts q. Cost and
-disagreement telescope alike. The grid is then refined around the best combination. Every subset of the
-tiers is tried, so tiers that do not pay are left out.
+1. tables small enough to try everything: everything is tried (`exhaustive`);
+2. else exact threshold grids on every subset of the tiers (`thresholds`), and for every tier that rows may
+   enter at a sweep over the price of cost with skips (`bands`), both on a sample of the rows;
+3. the best of both are polished under the constraint, on all rows; the cheapest stays.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import combinations
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import combinations, pairwise
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
 
-from cascade_tools.artifacts import (
-    FloatArray,
-    PolicyTable,
-    PredictedPolicy,
-    Route,
-    ScoreTable,
-)
-from cascade_tools.runtime.plan import parse_policy
-from cascade_tools.runtime.policy import ANSWER, route
+from cascade_tools.artifacts import PolicyTable, PredictedPolicy, ScoreTable
+from cascade_tools.planning.bands import polish, start_policy, sweep_prices
+from cascade_tools.planning.binned import BandPolicy, BinnedRows, Flow, bin_rows, policy_table, run_policy
+from cascade_tools.planning.evaluate import Evaluator, Question, threshold_policy
+from cascade_tools.planning.exhaustive import can_try_all, cheapest_of_all
+from cascade_tools.planning.thresholds import Grid, search_thresholds
 
-Array = npt.NDArray[np.float64]
+SEED = 0
+SAMPLE_ROWS = 10_000
+POLISH_ROWS = 60_000
+PRICES = 20
+STARTS_PER_SIDE = 2
+MUCH_DEARER = 1.1
+CLOSER = 6
+FRONT_OF_GRID = 40
+FRONTIER_SIZE = 80
+BUDGET_STEPS = 16
+MOVED = 3
+CLOSE_PRICES = np.geomspace(0.5, 1.8, 5)
+FINAL_PRICES = np.geomspace(0.7, 1.4, 3)
+COLD_SHARES = (0.5, 0.85, 0.2)
+ENTRIES = 2
+NEARLY = 0.005
+CAREFUL_STEPS = 4
+TYPICAL_DISAGREEMENT = 0.05
+FRONTIER_ROWS = 10_000
 
-MAX_GRID_CELLS = 400_000
-MAX_CUTS = 60
-REFINEMENTS = 2
-FRONTIER_SIZE = 60
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is searched for.
+class Found:
+    """What the search found.
 
     Attributes:
-        cost: one row's cost at each tier, in the table's order of tiers.
-        latency_ms: one row's time at each tier at batch 1, for the prediction.
-        max_accuracy_drop: points below the last tier.
-        confidence: of the one-sided bound on that drop.
+        best: the policy that answers the question on these rows; None if no policy does.
+        pool: policies worth looking at, without order and without duplicates.
     """
 
-    cost: tuple[float, ...]
-    latency_ms: tuple[float, ...]
-    max_accuracy_drop: float
-    confidence: float
+    best: PolicyTable | None
+    pool: tuple[PolicyTable, ...]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The cheapest policy within the bound, the reference alone, and the frontier, cheapest first."""
+class _Candidate:
+    """A policy with what its solver saw: accuracy above the reference on the same rows, and cost per row.
 
-    chosen: PredictedPolicy
-    reference: PredictedPolicy
-    frontier: tuple[PredictedPolicy, ...]
+    `price` is the one that it is best for, where it comes from a sweep.
+    """
 
-
-class _Point(NamedTuple):
-    """One combination of cuts of one subset, with its figures from the grid."""
-
+    policy: BandPolicy
+    gain: float
     cost: float
-    accuracy: float
-    subset: tuple[int, ...]
-    cuts: tuple[float, ...]
-
-    def policy(self, tiers: Sequence[str]) -> PolicyTable:
-        return threshold_policy([tiers[i] for i in self.subset], self.cuts)
+    price: float | None = None
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """Everything about all combinations of cuts of one subset; arrays have one axis per cut."""
+def search(table: ScoreTable, question: Question, *, careful: bool = False) -> Found:
+    """Find the best policy on these rows, by what is measured on them alone.
 
-    subset: tuple[int, ...]
-    cuts: tuple[FloatArray, ...]
-    accuracy: Array
-    cost: Array
-    drop_bound: Array
-
-    def points(self, flat: npt.NDArray[np.intp]) -> list[_Point]:
-        """The combinations of flat indices, as values that outlive the arrays."""
-        where = np.unravel_index(flat, self.accuracy.shape) if self.cuts else ()
-        chosen = [values[index].tolist() for values, index in zip(self.cuts, where, strict=True)]
-        cuts = list(zip(*chosen, strict=True)) if chosen else [()] * len(flat)
-        cost, accuracy = self.cost.ravel()[flat].tolist(), self.accuracy.ravel()[flat].tolist()
-        return [_Point(c, a, self.subset, k) for c, a, k in zip(cost, accuracy, cuts, strict=True)]
-
-    def cheapest_within(self, question: Question) -> list[_Point]:
-        flat = np.flatnonzero(self.drop_bound <= question.max_accuracy_drop / 100.0)
-        order = np.lexsort((-self.accuracy.ravel()[flat], self.cost.ravel()[flat]))[:FRONTIER_SIZE]
-        return self.points(flat[order])
-
-    def front(self) -> list[_Point]:
-        cost, accuracy = self.cost.ravel(), self.accuracy.ravel()
-        return self.points(_front(cost, accuracy))
-
-
-def threshold_policy(tiers: Sequence[str], cuts: Sequence[float]) -> PolicyTable:
-    """A policy without skips: tier i answers from `cuts[i]` up, the last always."""
-    routes = [Route(cuts=(cut,), to=(level + 1, ANSWER)) for level, cut in enumerate(cuts)]
-    return PolicyTable(tiers=tuple(tiers), routes=(*routes, Route(cuts=(), to=(ANSWER,))))
-
-
-def search(table: ScoreTable, question: Question) -> Answer:
-    """Find the cheapest policy and the frontier.
-
-    Deterministic. Ties in cost go to the higher accuracy.
+    The cheapest within `max_accuracy_drop`; without one, the most accurate within `max_cost`. Bounds on
+    latency and cost are kept, too. Deterministic; of equally cheap policies the more accurate.
 
     Args:
-        table: rows that the heads were not fitted on.
-        question: costs and the allowance.
+        table: rows that no head was fitted on.
+        question: costs and bounds.
+        careful: put policies into the pool that keep the allowance by 1 to 4 standard errors.
     """
-    right = (table.label == table.target[:, None]).astype(np.float64)
-    confidence = np.where(np.isnan(table.confidence), np.float32(0.0), table.confidence)
-    ladder = range(len(table.tiers))
-    reference = evaluate(table, threshold_policy(table.tiers[-1:], []), question)
-    candidates: list[_Point] = []
-    front: list[_Point] = []
-    for size in range(1, len(table.tiers) + 1):
-        for subset in combinations(ladder, size):
-            for grid in _search_subset(confidence, right, subset, question):
-                candidates += grid.cheapest_within(question)
-                front += grid.front()
-    best = _cheapest_that_holds(table, candidates, question) or reference
-    chosen = min(best, reference, key=lambda policy: (policy.cost, -policy.accuracy))
-    return Answer(chosen, reference, _frontier(table, front, question, [chosen, reference]))
-
-
-def evaluate(table: ScoreTable, policy: PolicyTable, question: Question) -> PredictedPolicy:
-    """Send every row through the policy with the router's own `route`.
-
-    The bound on the drop is paired (policy and reference answer the same rows) and counts whole groups:
-    mean + z * standard error of the group sums, with z^2 pseudo-disagreements so that a sample without
-    any disagreement does not promise certainty. A policy that only asks the reference has drop 0.
-    """
-    parsed = parse_policy(policy.model_dump(), "policy")
-    column = [table.tiers.index(tier) for tier in parsed.tiers]
-    rows = len(table.target)
-    level = np.zeros(rows, np.int64)
-    label = np.zeros(rows, np.int64)
-    seen = np.zeros(len(table.tiers))
-    answered = np.zeros(len(table.tiers))
-    for own, tier in enumerate(column):
-        here = np.flatnonzero(level == own)
-        goal = route(parsed.bands[own], table.confidence[here, tier])
-        done = here[goal == ANSWER]
-        label[done] = table.label[done, tier]
-        level[here] = goal
-        seen[tier] += len(here)
-        answered[tier] += len(done)
-    right = label == table.target
-    reference_right = table.label[:, -1] == table.target
-    lost = reference_right.astype(np.float64) - right.astype(np.float64)
-    only_reference = column == [len(table.tiers) - 1]
-    bound = 0.0 if only_reference else _drop_bound(lost, table.group, question.confidence)
-    reach = seen / rows
+    rows = bin_rows(table, question.cost, question.reference)
     names = table.tiers
-    return PredictedPolicy(
-        table=policy,
-        accuracy=float(right.mean()),
-        accuracy_drop=100.0 * float(lost.mean()),
-        accuracy_drop_bound=100.0 * bound,
-        cost=float(reach @ np.asarray(question.cost)),
-        latency_mean_ms=float(reach @ np.asarray(question.latency_ms)),
-        reach={name: float(share) for name, share in zip(names, reach, strict=True)},
-        answers={name: float(n) / rows for name, n in zip(names, answered, strict=True)},
+    candidates = list(_explore(rows, question))
+    finalists = _finalists(rows, question, candidates)
+    # Without latencies nothing but accuracy and cost tells policies apart.
+    worth = candidates if question.latency_ms is not None else _front(candidates)
+    if careful and question.max_accuracy_drop is not None:
+        worth = [*worth, *_more_careful(rows, candidates, question.max_accuracy_drop)]
+    pool = {policy_table(rows, c.policy, names): None for c in [*finalists, *worth]}
+    pool.setdefault(threshold_policy([names[question.reference]], []))
+    simple = not question.max_latency_ms and question.max_cost is None
+    if simple and question.max_accuracy_drop is not None:
+        held = [c for c in finalists if _keeps_drop(c, rows, question.max_accuracy_drop)]
+        if not held:
+            return Found(None, tuple(pool))
+        best = min(held, key=lambda c: (c.cost, -c.gain))
+        return Found(policy_table(rows, best.policy, names), tuple(pool))
+    judged = Evaluator(table, question)
+    legal = [p for p in map(judged, _worth_judging(pool, table, question)) if keeps(p, question)]
+    return Found(preferred(legal, question).table if legal else None, tuple(pool))
+
+
+def keeps(policy: PredictedPolicy, question: Question) -> bool:
+    """All constraints hold, the accuracy as measured."""
+    drop = question.max_accuracy_drop
+    return (drop is None or policy.accuracy_drop <= drop + 1e-9) and keeps_all_but_drop(policy, question)
+
+
+def keeps_all_but_drop(policy: PredictedPolicy, question: Question) -> bool:
+    """The bounds of cost and latency hold."""
+    latency = {
+        "p50": policy.latency_p50_ms,
+        "p95": policy.latency_p95_ms,
+        "p99": policy.latency_p99_ms,
+    }
+    return (question.max_cost is None or policy.cost <= question.max_cost * (1.0 + 1e-9)) and all(
+        (found := latency[name]) is not None and found <= most
+        for name, most in question.max_latency_ms.items()
     )
 
 
-def _drop_bound(lost: Array, group: npt.NDArray[np.int64], confidence: float) -> float:
-    """One-sided upper bound on the mean of `lost`, with groups as the unit of sampling."""
-    z = float(norm.ppf(confidence))
-    rows = len(lost)
-    mean = float(lost.mean())
-    _, member = np.unique(group, return_inverse=True)
-    sums = np.bincount(member, weights=lost - mean)
-    variance = (float(sums @ sums) + z * z) / rows**2
-    return float(mean + z * np.sqrt(variance))
+def preferred(policies: list[PredictedPolicy], question: Question) -> PredictedPolicy:
+    """Of policies that keep all constraints: the cheapest, or the most accurate where that is asked for."""
+    if question.max_accuracy_drop is None:
+        return min(policies, key=lambda p: (-p.accuracy, p.cost))
+    return min(policies, key=lambda p: (p.cost, -p.accuracy))
 
 
-def _search_subset(
-    confidence: FloatArray, right: Array, subset: tuple[int, ...], question: Question
-) -> Iterator[_Grid]:
-    """The whole grid of one subset, then finer grids around its best combination."""
-    levels = len(subset) - 1
-    if levels == 0:
-        yield _tabulate(confidence, right, subset, (), question)
-        return
-    cuts_per_level = max(2, min(MAX_CUTS, int(MAX_GRID_CELLS ** (1.0 / levels))))
-    windows = [(-np.inf, np.inf)] * levels
-    for _ in range(1 + REFINEMENTS):
-        cuts = tuple(
-            _cuts(confidence[:, tier], window, cuts_per_level)
-            for tier, window in zip(subset, windows, strict=False)
-        )
-        if any(len(values) == 0 for values in cuts):
-            break
-        grid = _tabulate(confidence, right, subset, cuts, question)
-        yield grid
-        best = _best_index(grid, question)
-        if best is None:
-            break
-        where = [int(i) for i in np.unravel_index(best, grid.cost.shape)]
-        windows = [
-            (float(values[max(i - 1, 0)]), float(values[min(i + 1, len(values) - 1)]))
-            for values, i in zip(cuts, where, strict=True)
-        ]
-
-
-def _cuts(values: FloatArray, window: tuple[float, float], count: int) -> FloatArray:
-    """At most `count` of the values that occur inside the window, evenly spread over its rows."""
-    inside: FloatArray = np.sort(values[(values >= window[0]) & (values <= window[1])])
-    if not len(inside):
-        return inside
-    pick = np.linspace(0, len(inside) - 1, min(count, len(inside))).round().astype(int)
-    cuts: FloatArray = np.unique(inside[pick])
-    return cuts
-
-
-def _tabulate(
-    confidence: FloatArray,
-    right: Array,
-    subset: tuple[int, ...],
-    cuts: tuple[FloatArray, ...],
-    question: Question,
-) -> _Grid:
-    rows = len(right)
-    reference = right[:, -1]
-    shape = tuple(len(values) for values in cuts)
-    first = right[:, subset[0]]
-    good: Array = np.full(shape, first.sum())
-    differ: Array = np.full(shape, (first != reference).sum(), np.float64)
-    cost: Array = np.full(shape, question.cost[subset[0]] * rows)
-    # Row r is refused at a level by cut number q or above, where q = below[level][r].
-    below = [
-        np.searchsorted(values, confidence[:, tier], side="right")
-        for tier, values in zip(subset, cuts, strict=False)
-    ]
-    for level in range(1, len(subset)):
-        here, before = right[:, subset[level]], right[:, subset[level - 1]]
-        open_axes = shape[:level]
-        refused = np.ones(rows, bool)
-        for axis in range(level):
-            refused &= below[axis] < shape[axis]
-        if not refused.any():
-            continue
-        cell = np.ravel_multi_index([below[axis][refused] for axis in range(level)], open_axes)
-        cells = _Cells(cell, open_axes, len(shape))
-        here, before = here[refused], before[refused]
-        good = good + cells.cumulate(here - before)
-        wanted = reference[refused]
-        differ = differ + cells.cumulate((here != wanted).astype(np.float64) - (before != wanted))
-        cost = cost + question.cost[subset[level]] * cells.cumulate(np.ones(len(cell)))
-    drop = (reference.sum() - good) / rows
-    z = float(norm.ppf(question.confidence))
-    spread = np.maximum(differ / rows - drop**2, 0.0) + z * z / rows
-    bound = drop + z * np.sqrt(spread / rows)
-    if subset == (right.shape[1] - 1,):
-        bound = np.zeros(shape)
-    return _Grid(subset, cuts, good / rows, cost / rows, bound)
-
-
-class _Cells(NamedTuple):
-    """The grid cell of every row that somebody refused, over the first axes of a grid of `axes` axes."""
-
-    cell: npt.NDArray[np.intp]
-    shape: tuple[int, ...]
-    axes: int
-
-    def cumulate(self, weight: Array) -> Array:
-        """Sum of the rows' weights below every combination of cuts; broadcasts over the other axes."""
-        sums = np.bincount(self.cell, weight, math.prod(self.shape))
-        table: Array = np.asarray(sums, np.float64).reshape(self.shape)
-        for axis in range(len(self.shape)):
-            table = np.cumsum(table, axis=axis, dtype=np.float64)
-        return table.reshape(self.shape + (1,) * (self.axes - len(self.shape)))
-
-
-def _best_index(grid: _Grid, question: Question) -> int | None:
-    feasible = grid.drop_bound <= question.max_accuracy_drop / 100.0
-    if not feasible.any():
-        return None
-    return int(np.argmin(np.where(feasible, grid.cost, np.inf)))
-
-
-def _cheapest_that_holds(
-    table: ScoreTable, candidates: list[_Point], question: Question
-) -> PredictedPolicy | None:
-    """Check candidates by rising cost with the grouped bound; the grids only know the plain one."""
-    for point in sorted(candidates, key=lambda point: (point.cost, -point.accuracy)):
-        policy = evaluate(table, point.policy(table.tiers), question)
-        if policy.accuracy_drop_bound <= question.max_accuracy_drop:
-            return policy
-    return None
-
-
-def _front(cost: Array, accuracy: Array) -> npt.NDArray[np.intp]:
-    """Indices of the points that no other beats, by rising cost and accuracy."""
-    order = np.lexsort((-accuracy, cost))
-    best_before = np.concatenate([[-np.inf], np.maximum.accumulate(accuracy[order])[:-1]])
-    return np.asarray(order[accuracy[order] > best_before])
-
-
-def _frontier(
-    table: ScoreTable, points: list[_Point], question: Question, always: list[PredictedPolicy]
+def frontier(
+    table: ScoreTable, question: Question, pool: tuple[PolicyTable, ...]
 ) -> tuple[PredictedPolicy, ...]:
-    """Non-dominated policies on cost and accuracy, thinned evenly along the accuracy."""
-    front = _front(np.array([p.cost for p in points]), np.array([p.accuracy for p in points]))
-    if len(front) > FRONTIER_SIZE:
-        front = front[np.linspace(0, len(front) - 1, FRONTIER_SIZE).round().astype(int)]
-    policies = [evaluate(table, points[i].policy(table.tiers), question) for i in front.tolist()]
-    known = {policy.table: policy for policy in [*policies, *always]}
-    return tuple(
-        policy
-        for policy in sorted(known.values(), key=lambda p: (p.cost, -p.accuracy))
-        if not any(_dominates(other, policy) for other in known.values())
-    )
+    """Policies of which none is beaten in accuracy, cost and 99th percentile at once; cheapest first.
+
+    Scored on at most 10,000 rows, thinned evenly along the accuracy.
+    """
+    judged = Evaluator(some_rows(table, FRONTIER_ROWS), question)
+    policies = sorted(map(judged, _worth_judging(dict.fromkeys(pool), table, question)), key=_order)
+    kept: list[PredictedPolicy] = []
+    for policy in policies:
+        if not any(_dominates(other, policy) for other in kept):
+            kept.append(policy)
+    if len(kept) > FRONTIER_SIZE:
+        kept.sort(key=lambda p: p.accuracy)
+        kept = [kept[i] for i in np.linspace(0, len(kept) - 1, FRONTIER_SIZE).round().astype(int).tolist()]
+    return tuple(sorted(kept, key=_order))
+
+
+def _order(policy: PredictedPolicy) -> tuple[float, float, float]:
+    return (policy.cost, -policy.accuracy, policy.latency_p99_ms or 0.0)
 
 
 def _dominates(one: PredictedPolicy, other: PredictedPolicy) -> bool:
-    no_worse = one.cost <= other.cost and one.accuracy >= other.accuracy
-    return no_worse and (one.cost < other.cost or one.accuracy > other.accuracy)
+    """`one` comes first in order, so it is no dearer."""
+    return one.accuracy >= other.accuracy and (one.latency_p99_ms or 0.0) <= (other.latency_p99_ms or 0.0)
+
+
+def _worth_judging(pool: dict[PolicyTable, None], table: ScoreTable, question: Question) -> list[PolicyTable]:
+    """The pool without what a smaller sample shows to be clearly beaten, so that few are scored in full."""
+    if len(pool) <= 2 * FRONTIER_SIZE:
+        return list(pool)
+    quick = Evaluator(some_rows(table, 4000), question)
+    scored = sorted(((quick(policy), policy) for policy in pool), key=lambda pair: _order(pair[0]))
+    kept: list[tuple[PredictedPolicy, PolicyTable]] = []
+    for predicted, policy in scored:
+        if not any(_dominates(other, predicted) for other, _ in kept):
+            kept.append((predicted, policy))
+    return [policy for _, policy in kept]
+
+
+def some_rows(table: ScoreTable, rows: int) -> ScoreTable:
+    """At most so many rows of a table, chosen at random."""
+    if len(table.target) <= rows:
+        return table
+    keep = np.zeros(len(table.target), bool)
+    keep[np.random.default_rng(SEED).choice(len(keep), rows, replace=False)] = True
+    return table.where(keep)
+
+
+def _explore(rows: BinnedRows, question: Question) -> Iterator[_Candidate]:
+    """Candidates from grids and price sweeps on a sample of the rows."""
+    sample = rows.sample(SAMPLE_ROWS, SEED)
+    drop = question.max_accuracy_drop
+    wanted = sample.fewest_right(drop if drop is not None else 0.0)
+    cheapest = np.inf
+    for subset in every_subset(rows.tiers):
+        for grid in search_thresholds(sample, subset, wanted):
+            yield from _front_of(grid, sample)
+            flat = grid.cheapest(wanted)
+            if flat is not None:
+                yield _candidate(grid, flat, sample)
+                cheapest = min(cheapest, float(grid.cost.ravel()[flat]))
+    for entry in range(rows.tiers):
+        chain = tuple(range(entry, rows.tiers))
+        # A tier that costs more than the best whole policy so far is no place to enter.
+        if len(chain) > 1 and sample.cost[entry] * sample.rows <= cheapest:
+            swept = list(_sweep(sample, start_policy(sample, chain, 0.5), _prices(sample)))
+            yield from swept
+            yield from _sweep_closer(sample, swept, -(drop or 0.0) / 100.0)
+
+
+def every_subset(tiers: int) -> Iterator[tuple[int, ...]]:
+    """All subsets of the ladder but the empty one, small ones first."""
+    for size in range(1, tiers + 1):
+        yield from combinations(range(tiers), size)
+
+
+def _sweep(rows: BinnedRows, start: BandPolicy, prices: list[float]) -> Iterator[_Candidate]:
+    for price, (policy, flow) in zip(prices, sweep_prices(rows, start, prices), strict=True):
+        yield replace(_seen(rows, policy, flow), price=price)
+
+
+def _sweep_closer(rows: BinnedRows, swept: list[_Candidate], gain: float) -> Iterator[_Candidate]:
+    """Prices between the two neighbours of which one is accurate enough and the other is not."""
+    for before, after in pairwise(swept):
+        if before.gain >= gain > after.gain and before.price and after.price:
+            prices = np.geomspace(before.price, after.price, CLOSER + 2)[1:-1].tolist()
+            yield from _sweep(rows, before.policy, prices)
+            return
+
+
+def _prices(rows: BinnedRows) -> list[float]:
+    """From accuracy at any cost to cost alone, in right answers per unit of cost."""
+    positive = rows.cost[rows.cost > 0.0]
+    if not len(positive):
+        return [0.0]
+    prices: list[float] = np.geomspace(1e-3 / positive.max(), 2.0 / positive.min(), PRICES).tolist()
+    return prices
+
+
+def _widen(policy: BandPolicy, chain: tuple[int, ...]) -> BandPolicy:
+    """The same policy over a longer chain: tiers that are not in use get no rows."""
+    if policy.chain == chain:
+        return policy
+    last = len(chain) - 1
+    starts: list[tuple[int, ...]] = []
+    for own, tier in enumerate(chain[:-1]):
+        bands = last - own  # borders: the bands for last - 1, .., own + 1, and the answers
+        if tier not in policy.chain:
+            starts.append((1,) * bands)
+            continue
+        level = policy.chain.index(tier)
+        if level == len(policy.chain) - 1:
+            starts.append((1,) * bands)
+            continue
+        cut = policy.starts[level][-1]
+        goal = chain.index(policy.chain[level + 1])
+        # Borders in order of goals last - 1, .., own + 1, answer; all rows below `cut` go to `goal`.
+        starts.append(tuple(1 if last - 1 - q >= goal else cut for q in range(bands)))
+    return BandPolicy(chain, (*starts, ()))
+
+
+def _front_of(grid: Grid, rows: BinnedRows) -> Iterator[_Candidate]:
+    """Combinations that no other of the grid beats, thinned."""
+    right, cost = grid.right.ravel(), grid.cost.ravel()
+    order = np.lexsort((-right, cost))
+    best_before = np.concatenate([[-np.inf], np.maximum.accumulate(right[order])[:-1]])
+    front = order[right[order] > best_before]
+    if len(front) > FRONT_OF_GRID:
+        front = front[np.linspace(0, len(front) - 1, FRONT_OF_GRID).round().astype(np.intp)]
+    for flat in front.tolist():
+        yield _candidate(grid, flat, rows)
+
+
+def _front(candidates: list[_Candidate]) -> list[_Candidate]:
+    """Those that no other beats in both."""
+    front: list[_Candidate] = []
+    for candidate in sorted(candidates, key=lambda c: (c.cost, -c.gain)):
+        if not front or candidate.gain > front[-1].gain:
+            front.append(candidate)
+    return front
+
+
+def _candidate(grid: Grid, flat: int, rows: BinnedRows) -> _Candidate:
+    flow = Flow([], int(grid.right.ravel()[flat]), float(grid.cost.ravel()[flat]))
+    return _seen(rows, grid.policy(flat), flow)
+
+
+def _seen(rows: BinnedRows, policy: BandPolicy, flow: Flow) -> _Candidate:
+    reference = int(rows.right[rows.reference].sum())
+    return _Candidate(policy, (flow.right - reference) / rows.rows, flow.cost / rows.rows)
+
+
+def _keeps_drop(candidate: _Candidate, rows: BinnedRows, max_accuracy_drop: float) -> bool:
+    return candidate.gain * rows.rows >= -rows.most_lost(max_accuracy_drop) - 1e-6
+
+
+def _finalists(rows: BinnedRows, question: Question, candidates: list[_Candidate]) -> list[_Candidate]:
+    """Policies polished on all rows for the accuracy that is wanted."""
+    if question.max_accuracy_drop is not None:
+        return _cheapest_within(rows, candidates, question.max_accuracy_drop)
+    assert question.max_cost is not None
+    # Bisect the drop until its cheapest policy spends the budget.
+    low, high = -100.0, 100.0
+    found: list[_Candidate] = []
+    for _ in range(BUDGET_STEPS):
+        drop = (low + high) / 2.0
+        within = _cheapest_within(rows, candidates, drop)
+        held = [c for c in within if _keeps_drop(c, rows, drop) and c.cost <= question.max_cost]
+        found += held
+        low, high = (low, drop) if held else (drop, high)
+    return found
+
+
+def _cheapest_within(
+    rows: BinnedRows, candidates: list[_Candidate], max_accuracy_drop: float
+) -> list[_Candidate]:
+    wanted = rows.fewest_right(max_accuracy_drop)
+    if can_try_all(rows):
+        best = cheapest_of_all(rows, wanted)
+        return [] if best is None else [_seen(rows, best, run_policy(rows, best))]
+    gain = -max_accuracy_drop / 100.0
+    sample = rows.sample(POLISH_ROWS, SEED + 1)
+    # Three tiers or four have few local optima; more tiers have many.
+    cold = COLD_SHARES[: max(1, rows.tiers - 3)]
+    found = _cheapest_near(sample, candidates, gain, cold)
+    if sample is not rows:
+        found.sort(key=lambda c: (not _keeps_drop(c, sample, max_accuracy_drop), c.cost))
+        found = _cheapest_near(rows, found[:MOVED], gain, (), FINAL_PRICES)
+    return found
+
+
+def _more_careful(
+    rows: BinnedRows, candidates: list[_Candidate], max_accuracy_drop: float
+) -> Iterator[_Candidate]:
+    """The cheapest policies for smaller allowances, each by one standard error of a typical difference."""
+    sample = rows.sample(POLISH_ROWS, SEED + 1)
+    error = np.sqrt(TYPICAL_DISAGREEMENT / sample.rows)
+    for errors in range(1, CAREFUL_STEPS + 1):
+        gain = errors * error - max_accuracy_drop / 100.0
+        yield from _cheapest_near(sample, candidates, gain, (), FINAL_PRICES)
+
+
+def _cheapest_near(
+    rows: BinnedRows,
+    candidates: list[_Candidate],
+    gain: float,
+    cold: tuple[float, ...],
+    close: npt.NDArray[np.float64] = CLOSE_PRICES,
+) -> list[_Candidate]:
+    """Sweep prices near the wanted accuracy from the best candidates and from cold starts, then polish."""
+    known = [
+        _seen(rows, policy, run_policy(rows, policy)) for policy in _starts_near(candidates, gain, rows.tiers)
+    ]
+    priced = [c for c in candidates if c.price]
+    for entry in _best_entries(known, gain):
+        near = min(
+            (c for c in priced if c.policy.chain[0] == entry), key=lambda c: abs(c.gain - gain), default=None
+        )
+        if near is None or near.price is None or rows.tiers - entry < 2:
+            continue
+        prices = (near.price * close).tolist()
+        chain = tuple(range(entry, rows.tiers))
+        for start in [near.policy, *(start_policy(rows, chain, share) for share in cold)]:
+            known += _sweep(rows, start, prices)
+    wanted = int(rows.right[rows.reference].sum()) + int(np.ceil(gain * rows.rows - 1e-9))
+    return [
+        replace(_seen(rows, *polish(rows, start, wanted)), price=price)
+        for start, price in _starts_near(known, gain, rows.tiers).items()
+    ]
+
+
+def _best_entries(candidates: list[_Candidate], gain: float) -> list[int]:
+    """The tiers to enter at of the cheapest candidates that are accurate enough, or nearly."""
+    order = sorted(candidates, key=lambda c: (c.gain < gain - NEARLY, c.cost))
+    return list(dict.fromkeys(c.policy.chain[0] for c in order))[:ENTRIES]
+
+
+def _starts_near(candidates: list[_Candidate], gain: float, tiers: int) -> dict[BandPolicy, float | None]:
+    """For every tier to enter at, the cheapest accurate candidates and the most accurate that just fail.
+
+    All are widened to every tier above the one they enter at, so that polishing may use any. With their
+    prices.
+    """
+    starts: dict[BandPolicy, _Candidate] = {}
+    for entry in range(tiers):
+        mine = [c for c in candidates if c.policy.chain[0] == entry]
+        enough = sorted((c for c in mine if c.gain >= gain), key=lambda c: (c.cost, -c.gain))
+        fail = (c for c in mine if c.gain < gain and (not enough or c.cost < enough[0].cost))
+        close = sorted(fail, key=lambda c: (-c.gain, c.cost))
+        grids = [c for c in enough if c.price is None]
+        for candidate in [*enough[:STARTS_PER_SIDE], *grids[:1], *close[:STARTS_PER_SIDE]]:
+            policy = _widen(candidate.policy, tuple(range(entry, tiers)))
+            starts.setdefault(policy, candidate)
+    lowest = min((c.cost for c in starts.values() if c.gain >= gain), default=np.inf)
+    near = sorted(starts.items(), key=lambda item: item[1].cost + (lowest if item[1].gain < gain else 0.0))
+    return {policy: c.price for policy, c in near if c.cost <= MUCH_DEARER * lowest}

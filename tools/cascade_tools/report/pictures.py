@@ -116,7 +116,7 @@ def draw_frontier(frontier: Frontier, policy: RoutingPolicy) -> str:
 
 def draw_reliability(table: ScoreTable) -> str:
     """Accuracy over confidence, per tier, on rows that the heads were not fitted on."""
-    rows = table.part("search")
+    rows = table.where(table.split != "fit")
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(9.0, 2.6, len(rows.tiers))
         for number, (axis, name) in enumerate(zip(axes, rows.tiers, strict=True)):

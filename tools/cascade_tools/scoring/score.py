@@ -113,6 +113,7 @@ def score(work: Workspace, server: Server, say: Say) -> Score:
         cascade_score=whole,
         allowance=allowance,
         accuracy_drop_bound=policy.chosen.accuracy_drop_bound / 100.0,
+        certified=policy.certified,
         promise_held=whole.accuracy >= giant.accuracy - allowance,
         test_rows=len(rows),
         latency_rows=len(sample),

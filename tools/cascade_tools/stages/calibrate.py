@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from cascade_tools.artifacts import CalibratedTier, Calibration, ScoreTable
 from cascade_tools.errors import UsageError
-from cascade_tools.planning.calibration import fit_temperature, reliability, split_by_group
+from cascade_tools.planning.calibration import fit_temperature, reliability
+from cascade_tools.planning.splits import split_rows
 from cascade_tools.runtime.head import apply_head
 from cascade_tools.spec import Cascade
 from cascade_tools.stages.progress import Advance, Reporter
@@ -21,6 +22,7 @@ CALIBRATION_FILE = "calibration.json"
 SCORES_FILE = "scores.npz"
 BATCH = 32
 SPLIT_SEED = 0
+PARTS = ("fit", "search", "verify")
 
 Logits = npt.NDArray[np.float32]
 
@@ -39,12 +41,13 @@ def calibrate(work: Workspace, made_from: dict[str, str], report: Reporter) -> N
         with report.task(f"  {tier.name}: {len(rows)} rows through the source model") as advance:
             logits[tier.name] = run_source(source, rows, advance)
     classes = check_logits(cascade, logits, rows)
-    fit = split_by_group(rows.group, cascade.calibration.fit_share, SPLIT_SEED)
-    if fit.all():
+    split = split_rows(rows.target, rows.group, cascade.calibration.splits.model_dump(), SPLIT_SEED)
+    if len(set(split.tolist())) < len(PARTS):
         raise UsageError(
-            f"data.validation: {len(rows)} rows in one group; heads are fitted on some groups and "
-            "searched on others, so there must be at least two"
+            f"data.validation: {len(rows)} rows in {len(np.unique(rows.group))} group(s); heads are fitted, "
+            "policies searched and promises verified on different groups, so there must be at least three"
         )
+    fit = split == "fit"
     heads = [_fit(cascade, name, values, rows.target, fit) for name, values in logits.items()]
     scores = [apply_head(logits[h.tier], h.temperature, h.signal) for h in heads]
     table = ScoreTable(
@@ -53,14 +56,14 @@ def calibrate(work: Workspace, made_from: dict[str, str], report: Reporter) -> N
         label=np.stack([score.label for score in scores], axis=1),
         target=rows.target,
         group=rows.group,
-        split=np.where(fit, "fit", "search"),
+        split=split,
     )
     calibration = Calibration(
         cascade=cascade.name,
         made_from=made_from,
         inputs=rows.specs(),
         classes=classes,
-        rows={"fit": int(fit.sum()), "search": int((~fit).sum())},
+        rows={part: int((split == part).sum()) for part in PARTS},
         tiers=tuple(heads),
     )
     with readable_disk_errors(work.build):

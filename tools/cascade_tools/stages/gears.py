@@ -7,7 +7,6 @@ import numpy as np
 from cascade_tools.artifacts import (
     Calibration,
     Exported,
-    Frontier,
     Gear,
     GearPlan,
     Hysteresis,
@@ -26,7 +25,7 @@ from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.place import PLACEMENT_FILE, expand, tier_loads
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.progress import Reporter
-from cascade_tools.stages.search import FRONTIER_FILE, POLICY_FILE
+from cascade_tools.stages.search import POLICY_FILE
 from cascade_tools.store import Workspace, readable_disk_errors
 
 GEARS_FILE = "gear_plan.json"
@@ -39,7 +38,6 @@ def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
     calibration = work.load(CALIBRATION_FILE, Calibration, "calibrate")
     profile = work.load(PROFILE_FILE, Profile, "profile")
     policy = work.load(POLICY_FILE, RoutingPolicy, "search")
-    frontier = work.load(FRONTIER_FILE, Frontier, "search")
     exported = work.load(EXPORTED_FILE, Exported, "export")
     placement = work.load(PLACEMENT_FILE, Placement, "place")
     groups = expand(cascade)
@@ -55,12 +53,13 @@ def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
         return sustainable_rate(loads, devices, np.vstack([count, free]))[0]
 
     choices = choose_gears(
-        (policy.chosen, policy.reference, *frontier.policies),
+        (policy.reference, *policy.alternatives),
         cascade.objective.max_accuracy_drop,
         cascade.gears.count,
         cascade.gears.reserve,
         cascade.gears.target_busy_share,
         sustainable_rps,
+        (lambda p: p.accuracy_drop_bound) if policy.certified else (lambda p: p.accuracy_drop),
     )
     if len(choices) < cascade.gears.count:
         report.say(f"  {len(choices)} gear(s): more would coincide")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cascade_tools.artifacts import Frontier, Profile, ProfilePoint, RoutingPolicy
-from cascade_tools.errors import UsageError
-from cascade_tools.planning.search import Question
-from cascade_tools.planning.search import search as search_policies
+from cascade_tools.errors import Infeasible, UsageError
+from cascade_tools.planning.decide import Decision, decide
+from cascade_tools.planning.evaluate import Question
 from cascade_tools.spec import Cascade, load_devices
 from cascade_tools.stages.calibrate import SCORES_FILE
 from cascade_tools.stages.profile import PROFILE_FILE
@@ -14,7 +14,13 @@ from cascade_tools.store import Workspace, load_score_table, readable_disk_error
 
 POLICY_FILE = "policy.json"
 FRONTIER_FILE = "frontier.json"
-COST_UNITS = {"device_time": "ms per row", "energy": "J per row"}
+COST_UNITS = {
+    "device_time": "ms per row",
+    "energy": "J per row",
+    "latency": "ms per row",
+    "money": "per million rows",
+}
+MS_PER_HOUR = 3.6e6
 GOOD_ENOUGH_THROUGHPUT = 0.8
 
 
@@ -22,14 +28,16 @@ def search(work: Workspace, made_from: dict[str, str], report: Reporter) -> None
     """Write `policy.json` and `frontier.json`.
 
     Raises:
-        UsageError: the objective is energy and the profile knows none.
+        UsageError: the profile does not know the cost that is to be minimised.
+        Infeasible: no policy keeps all bounds, or none can be certified.
     """
     cascade = work.cascade
     profile = work.load(PROFILE_FILE, Profile, "profile")
     hint = f"run `cascade-tools calibrate {cascade.folder}`"
-    table = load_score_table(work.path(SCORES_FILE), hint).part("search")
-    report.say(f"  {len(table.target)} rows, {len(table.tiers)} tiers")
-    answer = search_policies(table, make_question(cascade, profile))
+    table = load_score_table(work.path(SCORES_FILE), hint)
+    question = make_question(cascade, profile)
+    report.say(f"  {int((table.split != 'fit').sum())} rows, {len(table.tiers)} tiers")
+    decision = decide(table, question, guarantee=cascade.objective.guarantee)
     unit = COST_UNITS[cascade.objective.minimise]
     with readable_disk_errors(work.build):
         work.save(
@@ -38,22 +46,42 @@ def search(work: Workspace, made_from: dict[str, str], report: Reporter) -> None
                 cascade=cascade.name,
                 made_from=made_from,
                 cost_unit=unit,
-                policies=answer.frontier,
+                policies=decision.frontier,
             ),
         )
+        if decision.chosen is None:
+            raise not_certified(decision, question, "set `objective.guarantee: false`")
         work.save(
             POLICY_FILE,
             RoutingPolicy(
                 cascade=cascade.name,
                 made_from=made_from,
-                chosen=answer.chosen,
-                reference=answer.reference,
+                chosen=decision.chosen,
+                reference=decision.reference,
+                alternatives=decision.alternatives,
+                certified=decision.certified,
                 max_accuracy_drop=cascade.objective.max_accuracy_drop,
                 confidence=cascade.objective.confidence,
                 cost_unit=unit,
-                rows=len(table.target),
+                search_rows=decision.search_rows,
+                verify_rows=decision.verify_rows,
             ),
         )
+
+
+def not_certified(decision: Decision, question: Question, way_out: str) -> Infeasible:
+    """What could not be promised, and what could."""
+    asked, could = question.max_accuracy_drop, decision.certifiable_drop
+    needed = decision.rows_needed
+    rows = decision.search_rows + decision.verify_rows
+    more = "no number of such rows would do" if needed is None else f"about {needed:,} rows would do"
+    return Infeasible(
+        f"a drop of at most {asked:g} points cannot be certified on {rows:,} rows with "
+        f"{question.confidence:.0%} confidence; the smallest that can is {could:.2f} points",
+        f"allow more, give more labelled rows ({more}), or {way_out} to go without a promise",
+        constraint="guarantee",
+        details={"certified": False, "certifiable_drop": could, "rows_needed": needed},
+    )
 
 
 def planned_point(profile: Profile, tier: str) -> ProfilePoint:
@@ -64,27 +92,63 @@ def planned_point(profile: Profile, tier: str) -> ProfilePoint:
 
 
 def make_question(cascade: Cascade, profile: Profile) -> Question:
-    """Costs per row at the planned batch, each with the hop to the tier, and the allowance.
+    """Costs per row at the planned batch, each with the hop to the tier, and the bounds.
 
     Raises:
-        UsageError: the objective is energy and a tier has none.
+        UsageError: the profile or the device file does not know the cost that is to be minimised.
     """
-    planned = [planned_point(profile, name) for name in cascade.tier_names]
-    hop_cpu_ms = profile.hop.cpu_ms if profile.hop else 0.0
-    hop_latency_ms = profile.hop.latency_ms if profile.hop else 0.0
-    if cascade.objective.minimise == "energy":
-        if any(point.energy_j is None for point in planned):
+    points = [planned_point(profile, name) for name in cascade.tier_names]
+    alone = [profile.at(name, 1) for name in cascade.tier_names]
+    hop_ms = profile.hop.latency_ms if profile.hop else 0.0
+    latency_ms = tuple(p.latency_p50_ms + hop_ms for p in alone)
+    return Question(
+        cost=_costs(cascade, profile, points, latency_ms),
+        max_accuracy_drop=cascade.objective.max_accuracy_drop,
+        max_cost=cascade.objective.max_cost,
+        latency_ms=latency_ms,
+        latency_spread_ms=tuple(max(0.0, p.latency_p99_ms - p.latency_p50_ms) for p in alone),
+        max_latency_ms={str(name): ms for name, ms in cascade.objective.max_latency_ms.items()},
+        energy_j=_energy_j(cascade, profile, points),
+        confidence=cascade.objective.confidence,
+    )
+
+
+def _costs(
+    cascade: Cascade, profile: Profile, points: list[ProfilePoint], latency_ms: tuple[float, ...]
+) -> tuple[float, ...]:
+    minimise = cascade.objective.minimise
+    busy_ms = tuple(p.latency_p50_ms / p.batch + (profile.hop.cpu_ms if profile.hop else 0.0) for p in points)
+    if minimise == "latency":
+        return latency_ms
+    if minimise == "energy":
+        energy_j = _energy_j(cascade, profile, points)
+        if energy_j is None:
             raise UsageError(
                 "objective.minimise: energy, but this machine has no readable meter",
                 "give `busy_watts` in the device file (shown as modelled), or minimise device_time",
             )
-        watts = next(g.busy_watts for g in load_devices(cascade).devices if g.kind == "cpu") or 0.0
-        cost = tuple((p.energy_j or 0.0) + watts * hop_cpu_ms / 1000.0 for p in planned)
-    else:
-        cost = tuple(p.latency_p50_ms / p.batch + hop_cpu_ms for p in planned)
-    return Question(
-        cost=cost,
-        latency_ms=tuple(profile.at(name, 1).latency_p50_ms + hop_latency_ms for name in cascade.tier_names),
-        max_accuracy_drop=cascade.objective.max_accuracy_drop,
-        confidence=cascade.objective.confidence,
-    )
+        return energy_j
+    if minimise == "money":
+        groups = {group.type: group for group in load_devices(cascade).devices}
+        prices = [groups[p.device].price_per_hour if p.device in groups else None for p in points]
+        if any(price is None for price in prices):
+            raise UsageError(
+                f"objective.minimise: money, but {cascade.devices} gives no `price_per_hour`",
+                "give it per device, or minimise device_time",
+            )
+        # One device works on as many rows at once as its utilization leaves room for.
+        return tuple(
+            (price or 0.0) * ms * p.kernel_utilization / MS_PER_HOUR * 1e6
+            for price, ms, p in zip(prices, busy_ms, points, strict=True)
+        )
+    return busy_ms
+
+
+def _energy_j(cascade: Cascade, profile: Profile, points: list[ProfilePoint]) -> tuple[float, ...] | None:
+    """Per row, with the hop to the tier; None where a tier has none."""
+    watts = next((g.busy_watts for g in load_devices(cascade).devices if g.kind == "cpu"), None) or 0.0
+    hop_j = watts * (profile.hop.cpu_ms if profile.hop else 0.0) / 1000.0
+    energy = [point.energy_j for point in points]
+    if any(joules is None for joules in energy):
+        return None
+    return tuple((joules or 0.0) + hop_j for joules in energy)
