@@ -1,5 +1,5 @@
 # Every target uses .venv in this folder and makes it if it is missing.
-.PHONY: help setup demo check test format clean
+.PHONY: help setup demo check test bench-search bench-guarantee format clean
 .DEFAULT_GOAL := help
 
 help: ## What there is to make
@@ -19,6 +19,12 @@ check: setup ## Format, lint, types, import direction
 
 test: setup ## All tests, those against a real Triton included
 	.venv/bin/pytest
+
+bench-search: setup ## Policies beside the published way: cost, time, memory (about 25 minutes)
+	.venv/bin/python -m benchmarks.search
+
+bench-guarantee: setup ## Is the promise kept on new rows? (about 20 minutes)
+	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.guarantee
 
 format: setup ## Format and mend what can be mended
 	.venv/bin/ruff format .

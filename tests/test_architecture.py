@@ -231,7 +231,7 @@ def test_only_declared_distributions_are_imported(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [kind for _, kind in inspect.getmembers(errors, inspect.isclass)],
+    [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if kind.__module__ == errors.__name__],
     ids=lambda kind: kind.__name__,
 )
 def test_every_error_is_a_cascade_error_with_an_exit_code(error: type[errors.CascadeError]) -> None:

@@ -12,14 +12,20 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
 from cascade_tools.planning.calibration import (
+    Head,
+    Method,
+    Signal,
     auroc,
+    best_head,
     expected_calibration_error,
+    fit_head,
     fit_temperature,
     reliability,
-    split_by_group,
 )
 from tests.helpers import Array
 
@@ -97,15 +103,15 @@ def test_a_model_that_knows_nothing_gets_a_high_finite_temperature() -> None:
 
 def test_a_fitted_temperature_lowers_the_loss() -> None:
     logits, target = over_confident(4, 1000, 5, 4.0)
-    before = reliability(logits, target, 1.0, "max_probability")
-    after = reliability(logits, target, fit_temperature(logits, target), "max_probability")
+    before = reliability(logits, target, Head("none", "max_probability"))
+    after = reliability(logits, target, fit_head(logits, target, "temperature", "max_probability"))
     assert after.nll < before.nll
     assert after.ece < before.ece
 
 
 def test_reliability_reports_the_loss_of_scikit_learn() -> None:
     logits, target = over_confident(5, 200, 4, 2.0)
-    found = reliability(logits, target, 1.7, "max_probability")
+    found = reliability(logits, target, Head("temperature", "max_probability", 1.7))
     probabilities = softmax(logits.astype(np.float64) / 1.7, axis=1)
     assert found.nll == pytest.approx(log_loss(target, probabilities), rel=1e-9)
     right = probabilities.argmax(axis=1) == target
@@ -117,7 +123,7 @@ def test_reliability_of_the_margin_ranks_by_the_margin() -> None:
     ordered = np.sort(softmax(logits.astype(np.float64), axis=1), axis=1)
     right = logits.argmax(axis=1) == target
     wanted = roc_auc_score(right, ordered[:, -1] - ordered[:, -2])
-    assert reliability(logits, target, 1.0, "margin").auroc == pytest.approx(wanted, rel=1e-6)
+    assert reliability(logits, target, Head("none", "margin")).auroc == pytest.approx(wanted, rel=1e-6)
 
 
 tables = st.integers(1, 60).flatmap(
@@ -161,33 +167,86 @@ def test_auroc_equals_that_of_scikit_learn(table: tuple[Array, Array]) -> None:
         assert found == pytest.approx(roc_auc_score(right, confidence), abs=1e-9)
 
 
-groups = st.lists(st.integers(0, 12), min_size=1, max_size=80).map(lambda g: np.asarray(g, np.int64))
+def over_sure_at_the_top(seed: int, rows: int) -> tuple[Array, Array]:
+    """Right with a chance that no temperature can tell: a step in the confidence."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0.0, 2.5, (rows, 4)).astype(np.float32)
+    sure = softmax(logits.astype(np.float64), axis=1).max(axis=1)
+    right = rng.random(rows) < np.where(sure > 0.8, 0.95, 0.3)
+    return logits, np.where(right, logits.argmax(axis=1), logits.argmin(axis=1))
 
 
-@given(groups, st.floats(0.01, 0.99), st.integers(0, 5))
-def test_the_rows_of_a_group_stay_together(group: Array, share: float, seed: int) -> None:
-    fit = split_by_group(group, share, seed)
-    assert fit.shape == group.shape
-    assert not set(group[fit]) & set(group[~fit])
+@pytest.mark.parametrize("method", ["platt", "isotonic"])
+def test_a_fitted_curve_makes_confidence_honest(method: Method) -> None:
+    logits, target = over_sure_at_the_top(0, 4000)
+    fresh, wanted = over_sure_at_the_top(1, 4000)
+    before = reliability(fresh, wanted, Head("none", "max_probability"))
+    after = reliability(fresh, wanted, fit_head(logits, target, method, "max_probability"))
+    assert after.ece < 0.7 * before.ece
+    assert after.brier < before.brier
+    assert after.ece_equal_width < before.ece_equal_width
 
 
-@given(groups.filter(lambda g: len(set(g.tolist())) > 1), st.floats(0.01, 0.99))
-def test_both_sides_of_a_split_get_rows(group: Array, share: float) -> None:
-    fit = split_by_group(group, share, 0)
-    assert fit.any()
-    assert not fit.all()
+def test_platt_is_the_logistic_regression_of_scikit_learn_on_the_log_odds() -> None:
+    logits, target = over_confident(7, 800, 4, 3.0)
+    head = fit_head(logits, target, "platt", "max_probability")
+    sure = softmax(logits.astype(np.float64), axis=1).max(axis=1)
+    odds = np.log(np.clip(sure, 1e-6, 1 - 1e-6) / (1 - np.clip(sure, 1e-6, 1 - 1e-6)))[:, None]
+    wanted = LogisticRegression(C=np.inf).fit(odds, logits.argmax(axis=1) == target).predict_proba(odds)[:, 1]
+    np.testing.assert_allclose(head(logits).confidence, wanted, atol=2e-3)
 
 
-def test_the_share_is_that_of_the_groups_not_of_the_rows() -> None:
-    group = np.repeat(np.arange(100), np.where(np.arange(100) < 10, 50, 1))
-    fit = split_by_group(group, 0.25, 0)
-    assert len(set(group[fit].tolist())) == 25
+def test_isotonic_is_that_of_scikit_learn() -> None:
+    logits, target = over_confident(8, 600, 4, 3.0)
+    head = fit_head(logits, target, "isotonic", "margin")
+    signal = Head("none", "margin")(logits).confidence
+    right = logits.argmax(axis=1) == target
+    wanted = IsotonicRegression(out_of_bounds="clip").fit(signal, right).predict(signal)
+    # Knots closer than a float32 can tell are one, so a steep step is a little less steep.
+    np.testing.assert_allclose(head(logits).confidence, wanted, atol=1e-3)
 
 
-def test_the_split_depends_on_the_seed_and_on_nothing_else() -> None:
-    group = np.arange(200)
-    np.random.seed(1)
-    first = split_by_group(group, 0.5, 0)
-    np.random.seed(2)
-    assert (split_by_group(group, 0.5, 0) == first).all()
-    assert (split_by_group(group, 0.5, 1) != first).any()
+@pytest.mark.parametrize("method", ["temperature", "platt", "isotonic", "none"])
+@pytest.mark.parametrize("signal", ["max_probability", "margin", "entropy"])
+def test_no_head_changes_a_label_or_leaves_the_unit_interval(method: Method, signal: Signal) -> None:
+    logits, target = over_confident(9, 300, 5, 2.0)
+    scores = fit_head(logits, target, method, signal)(logits)
+    assert scores.label.tolist() == logits.argmax(axis=1).tolist()
+    assert ((scores.confidence >= 0.0) & (scores.confidence <= 1.0 + 1e-6)).all()
+
+
+def test_a_model_that_is_never_wrong_gets_no_curve() -> None:
+    assert fit_head(np.eye(3, dtype=np.float32) * 2.0, np.arange(3), "isotonic", "margin").method == "none"
+
+
+def test_auto_takes_a_curve_where_no_temperature_will_do() -> None:
+    logits, target = over_sure_at_the_top(2, 2000)
+    assert best_head(logits, target, np.arange(2000), "max_probability").method == "isotonic"
+
+
+def test_auto_takes_the_temperature_of_logits_that_are_merely_scaled() -> None:
+    logits, target = over_confident(10, 1500, 6, 3.0)
+    head = best_head(logits, target, np.arange(1500), "max_probability")
+    assert head.method in ("temperature", "platt")
+    after = reliability(*over_confident(11, 3000, 6, 3.0), head)
+    assert after.ece < 0.05
+
+
+def test_auto_keeps_groups_whole() -> None:
+    logits, target = over_confident(12, 40, 3, 2.0)
+    repeated = best_head(np.tile(logits, (10, 1)), np.tile(target, 10), np.tile(np.arange(40), 10), "margin")
+    # Torn groups would reward the curve that learns 40 rows by heart.
+    assert repeated.method != "isotonic"
+
+
+@given(tables, st.integers(1, 20))
+def test_ece_over_bins_of_equal_width(table: tuple[Array, Array], bins: int) -> None:
+    confidence, right = table
+    total = 0.0
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    for low, high, first in zip(edges[:-1], edges[1:], [True] + [False] * bins, strict=False):
+        part = (confidence > low) & (confidence <= high) if not first else confidence <= high
+        if part.any():
+            total += part.mean() * abs(float(confidence[part].mean()) - float(right[part].mean()))
+    found = expected_calibration_error(confidence, right, bins, equal_width=True)
+    assert found == pytest.approx(total, abs=1e-6)

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade_tools.artifacts import PredictedPolicy
+from cascade_tools.planning.evaluate import threshold_policy
 from cascade_tools.planning.gears import GearChoice, choose_gears
-from cascade_tools.planning.search import threshold_policy
 
 
 def predicted(cut: float, bound: float, cost: float, accuracy: float = 0.9) -> PredictedPolicy:

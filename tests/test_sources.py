@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from cascade_tools.artifacts import CalibratedTier, InputSpec, Reliability
 from cascade_tools.errors import UsageError
-from cascade_tools.runtime.head import apply_head
+from cascade_tools.runtime.head import Curve, apply_head
 from cascade_tools.spec import Cascade
 from cascade_tools.stages.sources import Source, load_source
 from tests.helpers import Array, Json, spec_content, write_cascade
@@ -205,7 +205,7 @@ def test_a_forward_that_raises_is_told_with_its_line(tmp_path: Path) -> None:
 
 
 def head_of(signal: str, temperature: float) -> CalibratedTier:
-    nothing = Reliability(ece=0.0, nll=0.0, auroc=None)
+    nothing = Reliability(ece=0.0, ece_equal_width=0.0, nll=0.0, brier=0.0, auroc=None)
     return CalibratedTier.model_validate(
         {
             "tier": "small",
@@ -229,7 +229,7 @@ def run_graph(graph: bytes, inputs: dict[str, Array]) -> dict[str, Array]:
 def assert_equals_head(
     found: dict[str, Array], logits: Array, head: CalibratedTier, *, probabilities: bool
 ) -> None:
-    wanted = apply_head(logits, head.temperature, head.signal)
+    wanted = apply_head(logits, head.temperature, head.signal, head.curve)
     assert list(found) == ["LABEL", "CONFIDENCE", *(["PROBS"] if probabilities else [])]
     assert found["LABEL"].dtype == np.int64
     assert found["CONFIDENCE"].dtype == np.float32
@@ -324,3 +324,19 @@ def test_a_graph_with_two_outputs_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "small.onnx").write_bytes(content)
     assert "small.onnx: not a usable ONNX graph: " in refusal(tmp_path, FROM_ONNX).message
+
+
+@pytest.mark.parametrize("signal", ["max_probability", "margin", "entropy"])
+@pytest.mark.parametrize("knots", [2, 7, 256])
+def test_a_fitted_curve_is_in_the_graph(tmp_path: Path, signal: str, knots: int) -> None:
+    rng = np.random.default_rng(knots)
+    at, confidence = np.sort(rng.uniform(0.2, 0.95, knots)), np.sort(rng.random(knots))
+    curve = Curve(tuple(at.tolist()), tuple(confidence.tolist()))
+    source = load(tmp_path, {"torch": "ladder:Pair"})
+    specs = (*INPUTS, InputSpec(name="SHIFT", datatype="INT64", dims=(CLASSES,)))
+    head = head_of(signal, 1.3).model_copy(update={"curve": curve})
+    inputs = {**rows(64), "SHIFT": rng.integers(-1, 2, (64, CLASSES))}
+    found = run_graph(source.export(head, specs, probabilities=False), inputs)
+    wanted = apply_head(source.logits(inputs), head.temperature, head.signal, curve)
+    np.testing.assert_allclose(found["CONFIDENCE"][:, 0], wanted.confidence, atol=1e-4)
+    assert found["LABEL"][:, 0].tolist() == wanted.label.tolist()

@@ -150,7 +150,7 @@ def test_a_new_objective_runs_only_what_depends_on_it(copied: Workspace, report:
     assert states(changed, report) == dict.fromkeys(ALL, "fresh")
     policy = changed.load(POLICY_FILE, RoutingPolicy, "search")
     assert policy.max_accuracy_drop == 0.0
-    assert policy.chosen.accuracy_drop_bound <= 0.0, "nothing may be given up"
+    assert policy.chosen.accuracy_drop <= 0.0, "nothing may be given up"
 
 
 def test_a_cascade_in_a_folder_of_similar_name_is_not_mixed_up_with_this_one(
@@ -175,11 +175,12 @@ def test_a_module_of_the_same_name_elsewhere_makes_nothing_stale(
 # What the stages promise
 
 
-def test_the_policy_keeps_its_bound_on_the_rows_that_were_searched(small: Workspace) -> None:
+def test_the_policy_keeps_its_allowance_on_the_held_out_rows(small: Workspace) -> None:
     policy = small.load(POLICY_FILE, RoutingPolicy, "search")
     table = load_score_table(small.path("scores.npz"))
-    assert policy.rows == (table.split == "search").sum()
-    assert policy.chosen.accuracy_drop_bound <= small.cascade.objective.max_accuracy_drop
+    assert policy.search_rows == (table.split != "fit").sum()
+    assert not policy.certified
+    assert policy.chosen.accuracy_drop <= small.cascade.objective.max_accuracy_drop
     assert policy.chosen.cost <= policy.reference.cost
 
 
@@ -251,7 +252,6 @@ READERS = {
     "profile.json": "search",
     "scores.npz": "search",
     "policy.json": "place",
-    "frontier.json": "gears",
     "placement.json": "gears",
     "gear_plan.json": "build-repo",
     "export/near.onnx": "build-repo",

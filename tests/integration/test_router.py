@@ -24,7 +24,7 @@ import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from cascade_tools.artifacts import GearPlan, ScoreTable
-from cascade_tools.planning.search import Question, evaluate
+from cascade_tools.planning.evaluate import Question, evaluate
 from cascade_tools.runtime.batch import DEADLINE, DEGRADED
 from cascade_tools.serving.embedded import Server, embedded_triton
 from cascade_tools.stages.usercode import Rows
@@ -162,7 +162,7 @@ def test_accuracy_and_shares_are_those_that_the_search_predicts(
         group=rows.group,
         split=np.full(len(rows), "search"),
     )
-    nothing = Question((0.0,) * 3, (0.0,) * 3, 100.0, 0.95)
+    nothing = Question((0.0,) * 3, 100.0)
     wanted = evaluate(table, plan.gears[0].policy, nothing)
     pixels = rows.inputs[INPUT]
     answers = [client.ask(pixels[s : s + MAX_BATCH]) for s in range(0, len(pixels), MAX_BATCH)]

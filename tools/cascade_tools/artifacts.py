@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cascade_tools.runtime import head as runtime_head
 from cascade_tools.runtime import plan as runtime_plan
 
 Origin = Literal["measured", "modelled", "given"]
@@ -33,10 +34,19 @@ class Artifact(_Value):
 
 
 class Reliability(_Value):
-    """How well a confidence tells the share of right answers, on rows that the head was not fitted on."""
+    """How well a confidence tells the share of right answers, on rows that the head was not fitted on.
+
+    Attributes:
+        ece: over bins of equal mass; `ece_equal_width` over bins of equal width.
+        nll: negative log-likelihood of the classes at the head's temperature.
+        brier: mean square of confidence minus being right.
+        auroc: of the confidence for being right; None if all rows agree.
+    """
 
     ece: float
+    ece_equal_width: float
     nll: float
+    brier: float
     auroc: float | None
 
 
@@ -44,9 +54,10 @@ class CalibratedTier(_Value):
     """The confidence head of one tier, and what it was worth."""
 
     tier: str
-    method: Literal["temperature", "none"]
-    signal: Literal["max_probability", "margin"]
+    method: Literal["temperature", "platt", "isotonic", "none"]
+    signal: Literal["max_probability", "margin", "entropy"]
     temperature: float = Field(gt=0.0)
+    curve: runtime_head.Curve | None = None
     accuracy: float
     before: Reliability
     after: Reliability
@@ -254,14 +265,14 @@ class PredictedPolicy(_Value):
     accuracy_drop: float
     accuracy_drop_bound: float
     cost: float
-    latency_mean_ms: float | None
-    latency_p50_ms: float | None
-    latency_p95_ms: float | None
-    latency_p99_ms: float | None
-    energy_j: float | None
     reach: dict[str, float]
     answers: dict[str, float]
-    answer_accuracy: dict[str, float]
+    answer_accuracy: dict[str, float] = Field(default_factory=dict)
+    latency_mean_ms: float | None = None
+    latency_p50_ms: float | None = None
+    latency_p95_ms: float | None = None
+    latency_p99_ms: float | None = None
+    energy_j: float | None = None
 
 
 class RoutingPolicy(Artifact):

@@ -134,14 +134,17 @@ class CalibrationChoice(_Spec):
     """How confidence is made from logits.
 
     Attributes:
-        method: `temperature` fits one number per tier by the negative log-likelihood; `none` keeps 1.
-        signal: the largest probability, or the top-1 minus top-2 margin (CascadeServe).
+        method: `temperature` fits one number per tier by the negative log-likelihood; `platt` a sigmoid and
+            `isotonic` a rising curve of the signal; `none` takes the model as it is; `auto` the best of them
+            per tier, by the cross-validated likelihood of being right.
+        signal: the largest probability, the top-1 minus top-2 margin (CascadeServe), or one minus the
+            normalised entropy.
         splits: shares of the validation groups for fitting heads, searching policies and verifying the
             promise.
     """
 
-    method: Literal["temperature", "none"] = "temperature"
-    signal: Literal["max_probability", "margin"] = "max_probability"
+    method: Literal["temperature", "platt", "isotonic", "none", "auto"] = "temperature"
+    signal: Literal["max_probability", "margin", "entropy"] = "max_probability"
     splits: Splits = Splits()
 
 

@@ -31,6 +31,11 @@ def show_line(text: str) -> None:
     _console().print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+def show_warning(text: str) -> None:
+    """One line on stderr."""
+    Console(stderr=True, soft_wrap=True).print(f"warning: {text}", highlight=False, markup=False)
+
+
 def show_json(content: Any) -> None:
     """The one object for machines, on one line."""
     print(json.dumps(content, allow_nan=False), flush=True)

@@ -175,7 +175,7 @@ def place(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) 
         ],
     )
     if made.giant_only_rps is not None:
-        show_line(f"  the last tier alone on the same devices: {made.giant_only_rps:,.0f} rows/s")
+        show_line(f"  the last tier called directly, without a router: {made.giant_only_rps:,.0f} rows/s")
     if as_json:
         show_json(made.model_dump(mode="json"))
 

@@ -73,11 +73,10 @@ def search(
     )
     table, question, decision = search_file(scores, options, guarantee=guarantee)
     _show_decision(table, question, decision, "cost")
-    content = _decision_json(table, question, decision)
-    if explain:
-        content["explain"] = _explain(table, question, decision)
+    why = _explain(table, question, decision) if explain else None
     if as_json:
-        show_json(content)
+        content = _decision_json(table, question, decision)
+        show_json(content | ({"explain": why} if explain else {}))
 
 
 def evaluate(
@@ -182,6 +181,8 @@ def _show_promise(certified: bool, bound_points: float | None, verify_rows: int,
 
 
 def _decision_json(table: ScoreTable, question: Question, decision: Decision) -> dict[str, Any]:
+    from cascade_tools.planning.search import frontier
+
     chosen = decision.chosen
     assert chosen is not None
     content = chosen.model_dump(mode="json", exclude={"table", "accuracy_drop_bound"})
@@ -205,7 +206,7 @@ def _decision_json(table: ScoreTable, question: Question, decision: Decision) ->
                 "cost": p.cost,
                 "latency_p99_ms": p.latency_p99_ms,
             }
-            for p in decision.frontier
+            for p in frontier(table.where(table.split != "fit"), question, decision.pool)
         ],
     }
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from cascade_tools.cli.options import BUILD, AsJson, BuildDir, Folder, open_workspace
-from cascade_tools.cli.output import show_json, show_line, show_table
+from cascade_tools.cli.output import show_json, show_line, show_table, show_warning
 
 SHOWN_ROWS = 20
 
@@ -34,8 +34,15 @@ def serve(
     """Serve the built cascade on the embedded Triton, on the loopback interface, until Ctrl-C."""
     from cascade_tools.serving.embedded import Ports, embedded_triton, free_ports
     from cascade_tools.stages.build_repo import repository_root
+    from cascade_tools.stages.pipeline import status
+    from cascade_tools.stages.progress import stderr_reporter
 
     work = open_workspace(folder, build_dir)
+    state = status(work, "embedded", stderr_reporter())["build-repo"]
+    if state == "stale":
+        show_warning(
+            f"the repository is behind what it was made from; run `cascade-tools build-repo {folder}`"
+        )
     free = free_ports()
     ports = Ports(http_port or free.http, grpc_port or free.grpc, metrics_port or free.metrics)
     repository = repository_root(work, "embedded") / "current"

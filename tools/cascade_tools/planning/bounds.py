@@ -69,7 +69,7 @@ def _score(worse: float, better: float, drop: float, rows: float) -> float:
     c = -better * drop * (1.0 - drop)
     root = np.sqrt(max(b * b - 4.0 * a * c, 0.0))
     better_if_true = max((root - b) / (2.0 * a), 0.0)
-    variance = max(2.0 * better_if_true + drop * (1.0 - drop), 1e-300)
+    variance = max(2.0 * better_if_true + drop * (1.0 - drop), 1e-200)
     return float((worse - better - drop) * np.sqrt(rows / variance))
 
 

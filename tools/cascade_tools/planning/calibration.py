@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
 from scipy.stats import rankdata
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
 
 from cascade_tools.artifacts import IntArray, Reliability
-from cascade_tools.runtime.head import apply_head, log_softmax
+from cascade_tools.runtime.head import Curve, Scores, apply_head, log_softmax
 
 Logits = npt.NDArray[np.floating[Any]]
 LOG_INVERSE_TEMPERATURE_BOUNDS = (-10.0, 10.0)
 ECE_BINS = 15
+FOLDS = 5
+PLATT_KNOTS = 256
+SMALLEST_CHANCE = 1e-6
+Method = Literal["temperature", "platt", "isotonic", "none"]
+Signal = Literal["max_probability", "margin", "entropy"]
+METHODS: tuple[Method, ...] = ("temperature", "platt", "isotonic", "none")
 
 
 def fit_temperature(logits: Logits, target: IntArray) -> float:
@@ -43,13 +54,102 @@ def fit_temperature(logits: Logits, target: IntArray) -> float:
     return float(np.exp(-best.x))
 
 
-def reliability(logits: Logits, target: IntArray, temperature: float, signal: str) -> Reliability:
-    """ECE, NLL and AUROC of a head on rows that it was not fitted on."""
-    scores = apply_head(logits, temperature, signal)
+@dataclass(frozen=True)
+class Head:
+    """A fitted confidence head; see `apply_head` for the fields."""
+
+    method: Method
+    signal: Signal
+    temperature: float = 1.0
+    curve: Curve | None = None
+
+    def __call__(self, logits: Logits) -> Scores:
+        """Label and confidence of rows."""
+        return apply_head(logits, self.temperature, self.signal, self.curve)
+
+
+def fit_head(logits: Logits, target: IntArray, method: Method, signal: Signal) -> Head:
+    """Fit one head.
+
+    Platt's sigmoid and the isotonic curve are fitted on the raw signal for "is the label right?".
+
+    Args:
+        logits: [rows, classes], all finite.
+        target: int [rows].
+        method: `temperature`, `platt`, `isotonic` or `none`.
+        signal: `max_probability`, `margin` or `entropy`.
+    """
+    if method == "temperature":
+        return Head(method, signal, fit_temperature(logits, target))
+    if method == "none":
+        return Head(method, signal)
+    scores = apply_head(logits, 1.0, signal)
+    right = scores.label == target
+    if right.all() or not right.any():  # nothing to learn from
+        return Head("none", signal)
+    curve = _platt(scores.confidence, right) if method == "platt" else _isotonic(scores.confidence, right)
+    return Head(method, signal, 1.0, curve)
+
+
+def best_head(logits: Logits, target: IntArray, group: IntArray, signal: Signal) -> Head:
+    """The method with the best cross-validated likelihood of being right, fitted on all rows."""
+    folds = GroupKFold(n_splits=max(2, min(FOLDS, len(np.unique(group)))))
+    parts = list(folds.split(logits, target, group)) if len(np.unique(group)) > 1 else []
+    losses = {
+        method: float(
+            np.mean([_held_out_loss(logits, target, fit, held, method, signal) for fit, held in parts])
+        )
+        for method in METHODS
+        if parts
+    }
+    return fit_head(logits, target, min(losses, key=lambda m: losses[m], default="temperature"), signal)
+
+
+def _held_out_loss(
+    logits: Logits, target: IntArray, fit: IntArray, held: IntArray, method: Method, signal: Signal
+) -> float:
+    scores = fit_head(logits[fit], target[fit], method, signal)(logits[held])
+    return _binary_nll(scores.confidence, scores.label == target[held])
+
+
+def _binary_nll(confidence: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> float:
+    known = np.clip(confidence.astype(np.float64), SMALLEST_CHANCE, 1.0 - SMALLEST_CHANCE)
+    return float(-np.where(right, np.log(known), np.log1p(-known)).mean())
+
+
+def _platt(signal: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> Curve:
+    """A rising sigmoid of the signal's log-odds, as knots."""
+    feature = logit(np.clip(signal.astype(np.float64), SMALLEST_CHANCE, 1.0 - SMALLEST_CHANCE))
+    fitted = LogisticRegression(C=np.inf, max_iter=1000).fit(feature[:, None], right)
+    slope = max(0.0, float(fitted.coef_[0, 0]))
+    # Close together in the log-odds, where the sigmoid bends.
+    odds = np.linspace(logit(SMALLEST_CHANCE), logit(1.0 - SMALLEST_CHANCE), PLATT_KNOTS)
+    at = expit(odds)
+    keep = np.concatenate([[True], np.diff(at.astype(np.float32)) > 0])
+    confidence = expit(slope * odds + float(fitted.intercept_[0]))
+    return Curve(tuple(at[keep].tolist()), tuple(confidence[keep].tolist()))
+
+
+def _isotonic(signal: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> Curve | None:
+    """The rising steps that fit best, with lines between them."""
+    fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(signal, right)
+    at, confidence = fitted.X_thresholds_.astype(np.float64), fitted.y_thresholds_.astype(np.float64)
+    keep = np.concatenate([[True], np.diff(at) > 1e-6])
+    at, confidence = at[keep], confidence[keep]
+    if len(at) < 2:
+        return None
+    return Curve(tuple(at.tolist()), tuple(confidence.tolist()))
+
+
+def reliability(logits: Logits, target: IntArray, head: Head) -> Reliability:
+    """What a head is worth on rows that it was not fitted on."""
+    scores = head(logits)
     right = scores.label == target
     return Reliability(
         ece=expected_calibration_error(scores.confidence, right),
-        nll=_nll(np.asarray(logits, np.float64) / temperature, target),
+        ece_equal_width=expected_calibration_error(scores.confidence, right, equal_width=True),
+        nll=_nll(np.asarray(logits, np.float64) / head.temperature, target),
+        brier=float(((scores.confidence.astype(np.float64) - right) ** 2).mean()),
         auroc=auroc(scores.confidence, right),
     )
 
@@ -59,11 +159,19 @@ def _nll(logits: npt.NDArray[np.float64], target: IntArray) -> float:
 
 
 def expected_calibration_error(
-    confidence: npt.NDArray[np.float32], right: npt.NDArray[np.bool_], bins: int = ECE_BINS
+    confidence: npt.NDArray[np.float32],
+    right: npt.NDArray[np.bool_],
+    bins: int = ECE_BINS,
+    *,
+    equal_width: bool = False,
 ) -> float:
-    """Mean distance between confidence and accuracy over bins of equal mass, weighted by mass."""
+    """Mean distance between confidence and accuracy over bins of equal mass (or width), weighted by mass."""
     order = np.argsort(confidence, kind="stable")
-    parts = np.array_split(order, min(bins, len(order)))
+    if equal_width:
+        edges = np.searchsorted(confidence[order], np.linspace(0.0, 1.0, bins + 1)[1:-1], side="right")
+        parts = [part for part in np.split(order, edges) if len(part)]
+    else:
+        parts = np.array_split(order, min(bins, len(order)))
     gaps = [len(part) * abs(float(confidence[part].mean()) - float(right[part].mean())) for part in parts]
     return float(sum(gaps) / len(order))
 

@@ -11,10 +11,12 @@ from cascade_tools.errors import Infeasible
 from cascade_tools.planning.bounds import PairedSample
 from cascade_tools.planning.certify import certify, rows_needed
 from cascade_tools.planning.evaluate import Evaluator, Question
-from cascade_tools.planning.search import frontier, keeps, keeps_all_but_drop, search
+from cascade_tools.planning.search import frontier, keeps, keeps_all_but_drop, search, some_rows
 from cascade_tools.planning.splits import split_rows
 
 SPLIT_SEED = 0
+ALTERNATIVES_ROWS = 2_000
+MOST_ALTERNATIVES = 16
 # Most rows go where the promise is checked: its price falls with their number.
 SHARES = {"search": 0.4, "verify": 0.6}
 
@@ -32,6 +34,7 @@ class Decision:
         certifiable_drop: points; the smallest allowance that could have been certified.
         rows_needed: rows of a table like this one with which `wanted` would be certified; None if none would.
         alternatives: policies that keep the same promise, from the most careful to the chosen one.
+        pool: all that is worth a place on a frontier.
     """
 
     chosen: PredictedPolicy | None
@@ -42,7 +45,7 @@ class Decision:
     certifiable_drop: float | None
     rows_needed: int | None
     alternatives: tuple[PredictedPolicy, ...]
-    frontier: tuple[PredictedPolicy, ...]
+    pool: tuple[PolicyTable, ...]
     search_rows: int
     verify_rows: int
 
@@ -64,8 +67,9 @@ def decide(table: ScoreTable, question: Question, *, guarantee: bool) -> Decisio
         if found.best is None:
             raise _infeasible(judged, found.pool, question)
         chosen = judged(found.best)
-        front = frontier(held_out, question, (*found.pool, chosen.table))
-        dearer = [p for p in front if keeps(p, question) and chosen.cost < p.cost < reference.cost]
+        few = frontier(some_rows(held_out, ALTERNATIVES_ROWS), question, found.pool)
+        careful = [judged(p.table) for p in few[:: max(1, len(few) // MOST_ALTERNATIVES)]]
+        dearer = [p for p in careful if keeps(p, question) and chosen.cost < p.cost < reference.cost]
         return Decision(
             chosen=chosen,
             wanted=chosen,
@@ -74,8 +78,8 @@ def decide(table: ScoreTable, question: Question, *, guarantee: bool) -> Decisio
             bound_points=None,
             certifiable_drop=None,
             rows_needed=None,
-            alternatives=(*reversed(dearer), chosen),
-            frontier=front,
+            alternatives=(*sorted(dearer, key=lambda p: -p.cost), chosen),
+            pool=(*found.pool, chosen.table),
             search_rows=len(held_out.target),
             verify_rows=0,
         )
@@ -84,13 +88,13 @@ def decide(table: ScoreTable, question: Question, *, guarantee: bool) -> Decisio
     if found.best is None:
         raise _infeasible(judged, found.pool, question)
     rows = {"search_rows": len(seen.target), "verify_rows": len(unseen.target)}
-    front = frontier(held_out, question, (*found.pool, found.best))
+    pool = (*found.pool, found.best)
     wanted = judged(found.best)
     checked = Evaluator(unseen, question)
     if question.max_accuracy_drop is None:  # one policy, one bound: nothing to choose on the verify rows
         chosen = _with_bound(checked, judged, found.best)
         bound = chosen.accuracy_drop_bound
-        return Decision(chosen, wanted, reference, True, bound, bound, None, (chosen,), front, **rows)
+        return Decision(chosen, wanted, reference, True, bound, bound, None, (chosen,), pool, **rows)
     promise = certify(seen, unseen, found.pool, question)
     if not promise.policies:
         sample = checked.sample(found.best)
@@ -103,7 +107,7 @@ def decide(table: ScoreTable, question: Question, *, guarantee: bool) -> Decisio
             certifiable_drop=promise.certifiable_drop,
             rows_needed=_rows_needed(sample, question, len(table.target) / len(unseen.target)),
             alternatives=(),
-            frontier=front,
+            pool=pool,
             **rows,
         )
     kept = tuple(_with_bound(checked, judged, policy) for policy in promise.policies)
@@ -117,7 +121,7 @@ def decide(table: ScoreTable, question: Question, *, guarantee: bool) -> Decisio
         certifiable_drop=promise.certifiable_drop,
         rows_needed=None,
         alternatives=kept,
-        frontier=front,
+        pool=pool,
         **rows,
     )
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+SMALLEST_PROBABILITY = 1e-12
+
 
 class Scores(NamedTuple):
     """label int64 [rows], confidence float32 [rows], probabilities float32 [rows, classes]."""
@@ -27,15 +29,31 @@ def log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return result
 
 
+class Curve(NamedTuple):
+    """From a raw signal to a confidence, linear between knots and flat outside; `at` ascends strictly."""
+
+    at: tuple[float, ...]
+    confidence: tuple[float, ...]
+
+    def __call__(self, signal: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Confidence of every value."""
+        return np.interp(signal, self.at, self.confidence)
+
+
 def apply_head(
-    logits: npt.NDArray[np.floating[Any]], temperature: float = 1.0, signal: str = "max_probability"
+    logits: npt.NDArray[np.floating[Any]],
+    temperature: float = 1.0,
+    signal: str = "max_probability",
+    curve: Curve | None = None,
 ) -> Scores:
     """Divide by the temperature, take the softmax, and read label and confidence off.
 
     Args:
         logits: [rows, classes].
         temperature: above 0; 1 leaves the model as it is.
-        signal: `max_probability`, or `margin` (top-1 minus top-2, as in CascadeServe).
+        signal: `max_probability`, `margin` (top-1 minus top-2, as in CascadeServe), or `entropy` (1 for one
+            certain class, 0 for all alike).
+        curve: fitted on the signal, by Platt's sigmoid or isotonic regression.
     """
     probabilities = np.exp(log_softmax(np.asarray(logits, np.float64) / temperature))
     # Of the logits, as in the graphs: a softmax can make close ones equal.
@@ -43,4 +61,9 @@ def apply_head(
     confidence = probabilities.max(axis=-1)
     if signal == "margin" and probabilities.shape[-1] > 1:
         confidence = confidence - np.partition(probabilities, -2, axis=-1)[..., -2]
+    if signal == "entropy" and probabilities.shape[-1] > 1:
+        surprise = -np.log(np.maximum(probabilities, SMALLEST_PROBABILITY))
+        confidence = 1.0 - (probabilities * surprise).sum(axis=-1) / np.log(probabilities.shape[-1])
+    if curve is not None:
+        confidence = curve(confidence)
     return Scores(label, confidence.astype(np.float32), probabilities.astype(np.float32))

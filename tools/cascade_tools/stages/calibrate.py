@@ -9,9 +9,8 @@ import numpy.typing as npt
 
 from cascade_tools.artifacts import CalibratedTier, Calibration, ScoreTable
 from cascade_tools.errors import UsageError
-from cascade_tools.planning.calibration import fit_temperature, reliability
+from cascade_tools.planning.calibration import Head, best_head, fit_head, reliability
 from cascade_tools.planning.splits import split_rows
-from cascade_tools.runtime.head import apply_head
 from cascade_tools.spec import Cascade
 from cascade_tools.stages.progress import Advance, Reporter
 from cascade_tools.stages.sources import Source, load_source
@@ -48,8 +47,8 @@ def calibrate(work: Workspace, made_from: dict[str, str], report: Reporter) -> N
             "policies searched and promises verified on different groups, so there must be at least three"
         )
     fit = split == "fit"
-    heads = [_fit(cascade, name, values, rows.target, fit) for name, values in logits.items()]
-    scores = [apply_head(logits[h.tier], h.temperature, h.signal) for h in heads]
+    heads = [_fit(cascade, name, values, rows, fit) for name, values in logits.items()]
+    scores = [head_of(tier)(logits[tier.tier]) for tier in heads]
     table = ScoreTable(
         tiers=cascade.tier_names,
         confidence=np.stack([score.confidence for score in scores], axis=1),
@@ -124,22 +123,28 @@ def check_logits(cascade: Cascade, logits: dict[str, Logits], rows: Rows) -> int
     return classes
 
 
+def head_of(tier: CalibratedTier) -> Head:
+    """The head of an artifact, to apply."""
+    return Head(tier.method, tier.signal, tier.temperature, tier.curve)
+
+
 def _fit(
-    cascade: Cascade,
-    tier: str,
-    logits: Logits,
-    target: npt.NDArray[np.int64],
-    fit: npt.NDArray[np.bool_],
+    cascade: Cascade, tier: str, logits: Logits, rows: Rows, fit: npt.NDArray[np.bool_]
 ) -> CalibratedTier:
     choice = cascade.calibration
-    temperature = fit_temperature(logits[fit], target[fit]) if choice.method == "temperature" else 1.0
-    held_out, held_target = logits[~fit], target[~fit]
+    known, target = logits[fit], rows.target[fit]
+    if choice.method == "auto":
+        head = best_head(known, target, rows.group[fit], choice.signal)
+    else:
+        head = fit_head(known, target, choice.method, choice.signal)
+    held_out, held_target = logits[~fit], rows.target[~fit]
     return CalibratedTier(
         tier=tier,
-        method=choice.method,
-        signal=choice.signal,
-        temperature=temperature,
+        method=head.method,
+        signal=head.signal,
+        temperature=head.temperature,
+        curve=head.curve,
         accuracy=float((held_out.argmax(axis=1) == held_target).mean()),
-        before=reliability(held_out, held_target, 1.0, choice.signal),
-        after=reliability(held_out, held_target, temperature, choice.signal),
+        before=reliability(held_out, held_target, Head("none", choice.signal)),
+        after=reliability(held_out, held_target, head),
     )

@@ -90,7 +90,7 @@ def _compare(graph: bytes, source: Source, head: CalibratedTier, sample: Rows) -
     with blame_user_code(f"tiers.{head.tier}: running the exported graph"):
         session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
         label, confidence = session.run(["LABEL", "CONFIDENCE"], sample.inputs)
-    wanted = apply_head(source.logits(sample.inputs), head.temperature, head.signal)
+    wanted = apply_head(source.logits(sample.inputs), head.temperature, head.signal, head.curve)
     top = np.sort(wanted.probabilities, axis=1)
     clear = np.ones(len(sample), bool)
     if top.shape[1] > 1:

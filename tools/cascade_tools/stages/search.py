@@ -6,6 +6,7 @@ from cascade_tools.artifacts import Frontier, Profile, ProfilePoint, RoutingPoli
 from cascade_tools.errors import Infeasible, UsageError
 from cascade_tools.planning.decide import Decision, decide
 from cascade_tools.planning.evaluate import Question
+from cascade_tools.planning.search import frontier
 from cascade_tools.spec import Cascade, load_devices
 from cascade_tools.stages.calibrate import SCORES_FILE
 from cascade_tools.stages.profile import PROFILE_FILE
@@ -46,9 +47,12 @@ def search(work: Workspace, made_from: dict[str, str], report: Reporter) -> None
                 cascade=cascade.name,
                 made_from=made_from,
                 cost_unit=unit,
-                policies=decision.frontier,
+                policies=frontier(table.where(table.split != "fit"), question, decision.pool),
             ),
         )
+        if decision.chosen is not None and decision.chosen.table == decision.reference.table:
+            alone = decision.reference.table.tiers[0]
+            report.say(f"  no cascade is cheaper than {alone} alone: every row goes there")
         if decision.chosen is None:
             raise not_certified(decision, question, "set `objective.guarantee: false`")
         work.save(

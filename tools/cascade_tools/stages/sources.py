@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from tritonclient.utils import triton_to_np_dtype
 
 from cascade_tools.artifacts import CalibratedTier, InputSpec
 from cascade_tools.errors import UsageError
+from cascade_tools.runtime.head import SMALLEST_PROBABILITY
 from cascade_tools.spec import Cascade, Tier
 from cascade_tools.stages.usercode import blame_user_code, call
 
@@ -175,17 +177,37 @@ def _with_head(body: torch.nn.Module, head: CalibratedTier, probabilities: bool)
     class WithHead(torch.nn.Module):
         """The model, then temperature, softmax, label and confidence; see `runtime/head.py`."""
 
+        start: torch.Tensor
+        length: torch.Tensor
+        slope: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.body = body
+            if head.curve is not None:
+                at, confidence = (torch.tensor(v, dtype=torch.float64) for v in head.curve)
+                self.low = float(confidence[0])
+                self.register_buffer("start", at[:-1].float())
+                self.register_buffer("length", (at[1:] - at[:-1]).float())
+                self.register_buffer(
+                    "slope", ((confidence[1:] - confidence[:-1]) / (at[1:] - at[:-1])).float()
+                )
 
         def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
             logits = self.body(*inputs).float()
             probs = torch.softmax(logits / head.temperature, dim=-1)
             top = torch.topk(probs, min(2, probs.shape[-1]), dim=-1)
             confidence = top.values[:, :1]
-            if head.signal == "margin" and top.values.shape[-1] > 1:
+            classes = probs.shape[-1]
+            if head.signal == "margin" and classes > 1:
                 confidence = confidence - top.values[:, 1:2]
+            if head.signal == "entropy" and classes > 1:
+                surprise = -torch.log(torch.clamp(probs, min=SMALLEST_PROBABILITY))
+                confidence = 1.0 - (probs * surprise).sum(dim=-1, keepdim=True) / math.log(classes)
+            if head.curve is not None:
+                # Each piece adds its slope times how far the signal has come along it.
+                along = torch.clamp(confidence - self.start, min=0.0)
+                confidence = self.low + (torch.minimum(along, self.length) * self.slope).sum(-1, keepdim=True)
             # ArgMax, not TopK: of equal logits both must name the first class.
             label = torch.argmax(logits, dim=-1, keepdim=True)
             return (label, confidence, probs) if probabilities else (label, confidence)

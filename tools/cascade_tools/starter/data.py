@@ -1,7 +1,7 @@
 """Rows for the starter cascade: scikit-learn's bundled digits, 8 x 8 pixels scaled to 0..1.
 
 Validation and test data are dictionaries of arrays: one per model input, and `target`. Rows that come from
-one source (say, frames of one video) share a number in an optional array `group`.
+one source share a number in an optional array `group`: here the noisy copies of one image.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 Array = npt.NDArray[Any]
 
 TRAINING, VALIDATION = 797, 600
+COPIES, NOISE = 5, 0.2
 
 
 def _digits() -> tuple[Array, Array]:
@@ -29,13 +30,20 @@ def training() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(pixels[:TRAINING]), torch.from_numpy(target[:TRAINING])
 
 
-def validation() -> dict[str, Array]:
+def _noisy(part: slice, seed: int) -> dict[str, Array]:
     pixels, target = _digits()
-    part = slice(TRAINING, TRAINING + VALIDATION)
-    return {"PIXELS": pixels[part], "target": target[part]}
+    images, labels = np.tile(pixels[part], (COPIES, 1)), np.tile(target[part], COPIES)
+    noise = np.random.default_rng(seed).normal(0.0, NOISE, images.shape)
+    return {
+        "PIXELS": (images + noise).astype(np.float32),
+        "target": labels,
+        "group": np.tile(np.arange(len(target[part])), COPIES),
+    }
+
+
+def validation() -> dict[str, Array]:
+    return _noisy(slice(TRAINING, TRAINING + VALIDATION), seed=1)
 
 
 def test() -> dict[str, Array]:
-    pixels, target = _digits()
-    part = slice(TRAINING + VALIDATION, None)
-    return {"PIXELS": pixels[part], "target": target[part]}
+    return _noisy(slice(TRAINING + VALIDATION, None), seed=2)

@@ -2,7 +2,7 @@
 
 A tier is any callable that returns a `torch.nn.Module`: inputs as the data gives them, output logits
 [rows, classes]. These two need no training: one compares a row with the mean image of each class, the
-other with every training image.
+other with every training image and all its neighbours one pixel away.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import nn
 import data
 
 CLASSES = 10
+SIDE = 8
 
 
 class Centroids(nn.Module):
@@ -31,15 +32,18 @@ class Centroids(nn.Module):
 
 
 class Neighbours(nn.Module):
-    """Every training image votes for its class, the nearer the louder."""
+    """Every training image, shifted by up to one pixel, votes for its class, the nearer the louder."""
 
     images: torch.Tensor
     votes: torch.Tensor
 
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor, width: float = 0.5) -> None:
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor, width: float = 1.0) -> None:
         super().__init__()
-        self.register_buffer("images", images)
-        self.register_buffer("votes", nn.functional.one_hot(labels, CLASSES).float())
+        square = images.reshape(-1, SIDE, SIDE)
+        shifts = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+        shifted = [torch.roll(square, shift, dims=(1, 2)).reshape(len(images), -1) for shift in shifts]
+        self.register_buffer("images", torch.cat(shifted))
+        self.register_buffer("votes", nn.functional.one_hot(labels.repeat(len(shifts)), CLASSES).float())
         self.width = width
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
