@@ -658,3 +658,40 @@ def test_init_does_not_write_over_a_folder(tmp_path: Path) -> None:
 def test_init_refuses_a_name_that_models_cannot_have(tmp_path: Path, name: str) -> None:
     assert_refused(call("init", name, "--parent", tmp_path), 2, name, "lower-case letters")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_heads_are_checked_on_other_rows(outcomes: dict[str, Outcome], built: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0.0, 3.0, (200, 3)).astype(np.float32)
+    arrays = {"logits_rough": logits, "logits_sharp": logits, "target": logits.argmax(axis=1)}
+    np.savez(tmp_path / "other.npz", **arrays)
+    outcome = call(
+        "calibrate",
+        built / "pair",
+        "--build-dir",
+        built / "build",
+        "--check",
+        tmp_path / "other.npz",
+        "--json",
+    )
+    assert outcome.code == 0, outcome.err
+    assert set(outcome.content["checked"]) == {"rough", "sharp"}
+    assert outcome.content["checked"]["rough"]["brier"] < 0.5
+    for name, change, word in (
+        ("few", {"logits_sharp": None}, "logits_sharp"),
+        ("short", {"logits_rough": logits[:5]}, "logits_rough"),
+        ("wild", {"target": np.full(200, 3)}, "target"),
+        ("nan", {"logits_rough": np.where(logits > 0, np.nan, logits)}, "logits_rough"),
+    ):
+        broken = {key: value for key, value in {**arrays, **change}.items() if value is not None}
+        np.savez(tmp_path / f"{name}.npz", **broken)
+        refused = call(
+            "calibrate",
+            built / "pair",
+            "--build-dir",
+            built / "build",
+            "--check",
+            tmp_path / f"{name}.npz",
+            "--json",
+        )
+        assert_refused(refused, 2, word)

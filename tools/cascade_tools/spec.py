@@ -7,6 +7,7 @@ is derived from it and kept in `build/<cascade>/`.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -286,6 +287,12 @@ class Cascade(_Spec):
     def tier_names(self) -> tuple[str, ...]:
         """Names, smallest tier first."""
         return tuple(tier.name for tier in self.tiers)
+
+    def with_calibration(self, choice: Mapping[str, str]) -> Cascade:
+        """The same cascade with other calibration fields."""
+        changed = self.model_copy(update={"calibration": self.calibration.model_copy(update=dict(choice))})
+        changed._folder = self._folder
+        return changed
 
     def model_name(self, tier: str) -> str:
         """The Triton model of one tier."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cascade_tools.cli.options import BUILD, AsJson, BuildDir, Folder, TargetName, open_workspace
 from cascade_tools.cli.output import show_json, show_line, show_table
 from cascade_tools.store import Workspace
+
+if TYPE_CHECKING:
+    from cascade_tools.artifacts import Reliability
 
 Check = Annotated[bool, typer.Option("--check", help="Write nothing; fail if the repository differs.")]
 
@@ -61,31 +64,82 @@ def train(
         show_json({"tiers": [r.model_dump() for r in results]})
 
 
-def calibrate(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:
+def calibrate(
+    folder: Folder,
+    check: Annotated[
+        Path | None,
+        typer.Option(help="Write nothing; score the fitted heads on an .npz of logits_TIER and target."),
+    ] = None,
+    method: Annotated[
+        Literal["temperature", "platt", "isotonic", "none", "auto"] | None,
+        typer.Option(help="Instead of the spec's, for this call; put it into cascade.yaml to keep it."),
+    ] = None,
+    signal: Annotated[
+        Literal["max_probability", "margin", "entropy"] | None,
+        typer.Option(help="Instead of the spec's, for this call."),
+    ] = None,
+    build_dir: BuildDir = BUILD,
+    as_json: AsJson = False,
+) -> None:
     """Run the source models once on the labelled rows and fit each tier's confidence."""
     from cascade_tools.artifacts import Calibration
-    from cascade_tools.stages.calibrate import CALIBRATION_FILE
+    from cascade_tools.stages.calibrate import CALIBRATION_FILE, check_on
+    from cascade_tools.stages.pipeline import run_stage
+    from cascade_tools.stages.progress import stderr_reporter
 
-    work = _run("calibrate", folder, build_dir)
+    work = open_workspace(folder, build_dir)
+    if check is not None:
+        _show_check(work, check, as_json, check_on(work, check))
+        return
+    choice = {name: value for name, value in (("method", method), ("signal", signal)) if value}
+    work = Workspace(work.cascade.with_calibration(choice), work.build)
+    run_stage("calibrate", work, stderr_reporter())
     made = work.load(CALIBRATION_FILE, Calibration, "calibrate")
+    held_out = sum(made.rows.values()) - made.rows["fit"]
     show_table(
-        f"Calibration on {made.rows['fit']} rows, figures on {made.rows['search']} others",
-        ["tier", "accuracy", "temperature", "ECE before", "ECE after", "NLL before", "NLL after"],
+        f"Calibration on {made.rows['fit']} rows, figures on {held_out} others (before > after)",
+        ["tier", "accuracy", "head", "ECE", "ECE, equal width", "NLL", "Brier", "AUROC"],
         [
             [
                 t.tier,
                 f"{t.accuracy:.4f}",
-                f"{t.temperature:.3f}",
-                f"{t.before.ece:.4f}",
-                f"{t.after.ece:.4f}",
-                f"{t.before.nll:.4f}",
-                f"{t.after.nll:.4f}",
+                f"{t.method} {t.temperature:.3f}" if t.method == "temperature" else t.method,
+                f"{t.before.ece:.4f} > {t.after.ece:.4f}",
+                f"{t.before.ece_equal_width:.4f} > {t.after.ece_equal_width:.4f}",
+                f"{t.before.nll:.4f} > {t.after.nll:.4f}",
+                f"{t.before.brier:.4f} > {t.after.brier:.4f}",
+                "-" if t.after.auroc is None else f"{t.before.auroc:.4f} > {t.after.auroc:.4f}",
             ]
             for t in made.tiers
         ],
     )
     if as_json:
         show_json(made.model_dump(mode="json"))
+
+
+def _show_check(work: Workspace, file: Path, as_json: bool, found: dict[str, Reliability]) -> None:
+    from cascade_tools.artifacts import Calibration
+    from cascade_tools.stages.calibrate import CALIBRATION_FILE
+
+    made = work.load(CALIBRATION_FILE, Calibration, "calibrate")
+    show_table(
+        f"Heads on {file} (where they were calibrated > there)",
+        ["tier", "ECE", "ECE, equal width", "NLL", "Brier"],
+        [
+            [
+                t.tier,
+                f"{t.after.ece:.4f} > {found[t.tier].ece:.4f}",
+                f"{t.after.ece_equal_width:.4f} > {found[t.tier].ece_equal_width:.4f}",
+                f"{t.after.nll:.4f} > {found[t.tier].nll:.4f}",
+                f"{t.after.brier:.4f} > {found[t.tier].brier:.4f}",
+            ]
+            for t in made.tiers
+        ],
+    )
+    if as_json:
+        here = {t.tier: t.after.model_dump() for t in made.tiers}
+        there = {tier: values.model_dump() for tier, values in found.items()}
+        show_json({"calibrated": here, "checked": there})
 
 
 def export(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:

@@ -28,8 +28,8 @@ from cascade_tools.planning.binned import (
 from cascade_tools.runtime.policy import ANSWER
 
 MOST_SWEEPS = 4
-MOST_POLISH_ROUNDS = 6
-APPROACH_STEPS = 5
+MOST_POLISH_ROUNDS = 4
+APPROACH_STEPS = 4
 PAIR_CANDIDATES = 160
 NEAR = 24
 

@@ -11,12 +11,10 @@ from cascade_tools.errors import Infeasible
 from cascade_tools.planning.bounds import PairedSample
 from cascade_tools.planning.certify import certify, rows_needed
 from cascade_tools.planning.evaluate import Evaluator, Question
-from cascade_tools.planning.search import frontier, keeps, keeps_all_but_drop, search, some_rows
+from cascade_tools.planning.search import keeps_all_but_drop, search
 from cascade_tools.planning.splits import split_rows
 
 SPLIT_SEED = 0
-ALTERNATIVES_ROWS = 2_000
-MOST_ALTERNATIVES = 16
 # Most rows go where the promise is checked: its price falls with their number.
 SHARES = {"search": 0.4, "verify": 0.6}
 
@@ -33,7 +31,8 @@ class Decision:
         bound_points: upper bound of the chosen policy's drop on those rows; None without a guarantee.
         certifiable_drop: points; the smallest allowance that could have been certified.
         rows_needed: rows of a table like this one with which `wanted` would be certified; None if none would.
-        alternatives: policies that keep the same promise, from the most careful to the chosen one.
+        alternatives: policies that keep the same promise, from the most careful to the chosen one; without a
+            promise the chosen one alone.
         pool: all that is worth a place on a frontier.
     """
 
@@ -67,9 +66,6 @@ def decide(table: ScoreTable, question: Question, *, guarantee: bool) -> Decisio
         if found.best is None:
             raise _infeasible(judged, found.pool, question)
         chosen = judged(found.best)
-        few = frontier(some_rows(held_out, ALTERNATIVES_ROWS), question, found.pool)
-        careful = [judged(p.table) for p in few[:: max(1, len(few) // MOST_ALTERNATIVES)]]
-        dearer = [p for p in careful if keeps(p, question) and chosen.cost < p.cost < reference.cost]
         return Decision(
             chosen=chosen,
             wanted=chosen,
@@ -78,7 +74,7 @@ def decide(table: ScoreTable, question: Question, *, guarantee: bool) -> Decisio
             bound_points=None,
             certifiable_drop=None,
             rows_needed=None,
-            alternatives=(*sorted(dearer, key=lambda p: -p.cost), chosen),
+            alternatives=(chosen,),
             pool=(*found.pool, chosen.table),
             search_rows=len(held_out.target),
             verify_rows=0,

@@ -27,7 +27,7 @@ from cascade_tools.planning.thresholds import Grid, search_thresholds
 SEED = 0
 SAMPLE_ROWS = 10_000
 POLISH_ROWS = 60_000
-PRICES = 20
+PRICES = 16
 STARTS_PER_SIDE = 2
 MUCH_DEARER = 1.1
 CLOSER = 6

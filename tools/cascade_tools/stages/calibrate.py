@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from cascade_tools.artifacts import CalibratedTier, Calibration, ScoreTable
-from cascade_tools.errors import UsageError
+from cascade_tools.artifacts import CalibratedTier, Calibration, Reliability, ScoreTable
+from cascade_tools.errors import ArtifactError, UsageError
 from cascade_tools.planning.calibration import Head, best_head, fit_head, reliability
 from cascade_tools.planning.splits import split_rows
 from cascade_tools.spec import Cascade
 from cascade_tools.stages.progress import Advance, Reporter
 from cascade_tools.stages.sources import Source, load_source
 from cascade_tools.stages.usercode import Rows, load_rows
-from cascade_tools.store import Workspace, readable_disk_errors, save_score_table
+from cascade_tools.store import Workspace, load_npz, readable_disk_errors, save_score_table
 
 CALIBRATION_FILE = "calibration.json"
 SCORES_FILE = "scores.npz"
@@ -68,6 +69,34 @@ def calibrate(work: Workspace, made_from: dict[str, str], report: Reporter) -> N
     with readable_disk_errors(work.build):
         save_score_table(work.path(SCORES_FILE), table)
         work.save(CALIBRATION_FILE, calibration)
+
+
+def check_on(work: Workspace, path: Path) -> dict[str, Reliability]:
+    """The fitted heads on other rows: an .npz with `logits_<tier>` [rows, classes] and `target` [rows].
+
+    Raises:
+        ArtifactError: not such a file, or it does not fit the calibration; names the array.
+    """
+    calibration = work.load(CALIBRATION_FILE, Calibration, "calibrate")
+    arrays = load_npz(path)
+    found = {}
+    for tier in calibration.tiers:
+        name = f"logits_{tier.tier}"
+        for wanted in (name, "target"):
+            if wanted not in arrays:
+                raise ArtifactError(f"{path}: no array {wanted!r}")
+        logits, target = arrays[name], arrays["target"]
+        if target.ndim != 1 or target.dtype.kind not in "iu" or logits.dtype.kind != "f":
+            raise ArtifactError(f"{path}: {name} must be float [rows, classes] and target int [rows]")
+        if logits.shape != (len(target), calibration.classes) or not len(target):
+            wanted_shape = [len(target), calibration.classes]
+            raise ArtifactError(f"{path}: {name} must have shape {wanted_shape}, has {list(logits.shape)}")
+        if not np.isfinite(logits).all() or target.min() < 0 or target.max() >= calibration.classes:
+            raise ArtifactError(
+                f"{path}: {name} must be finite and target within 0..{calibration.classes - 1}"
+            )
+        found[tier.tier] = reliability(logits, target, head_of(tier))
+    return found
 
 
 def run_source(source: Source, rows: Rows, advance: Advance) -> Logits:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cascade_tools.artifacts import Frontier, Profile, ProfilePoint, RoutingPolicy
+from cascade_tools.artifacts import Frontier, PredictedPolicy, Profile, ProfilePoint, RoutingPolicy
 from cascade_tools.errors import Infeasible, UsageError
 from cascade_tools.planning.decide import Decision, decide
 from cascade_tools.planning.evaluate import Question
-from cascade_tools.planning.search import frontier
+from cascade_tools.planning.search import frontier, keeps
 from cascade_tools.spec import Cascade, load_devices
 from cascade_tools.stages.calibrate import SCORES_FILE
 from cascade_tools.stages.profile import PROFILE_FILE
@@ -39,6 +39,7 @@ def search(work: Workspace, made_from: dict[str, str], report: Reporter) -> None
     question = make_question(cascade, profile)
     report.say(f"  {int((table.split != 'fit').sum())} rows, {len(table.tiers)} tiers")
     decision = decide(table, question, guarantee=cascade.objective.guarantee)
+    front = frontier(table.where(table.split != "fit"), question, decision.pool)
     unit = COST_UNITS[cascade.objective.minimise]
     with readable_disk_errors(work.build):
         work.save(
@@ -47,7 +48,7 @@ def search(work: Workspace, made_from: dict[str, str], report: Reporter) -> None
                 cascade=cascade.name,
                 made_from=made_from,
                 cost_unit=unit,
-                policies=frontier(table.where(table.split != "fit"), question, decision.pool),
+                policies=front,
             ),
         )
         if decision.chosen is not None and decision.chosen.table == decision.reference.table:
@@ -62,7 +63,7 @@ def search(work: Workspace, made_from: dict[str, str], report: Reporter) -> None
                 made_from=made_from,
                 chosen=decision.chosen,
                 reference=decision.reference,
-                alternatives=decision.alternatives,
+                alternatives=_alternatives(decision, front, question),
                 certified=decision.certified,
                 max_accuracy_drop=cascade.objective.max_accuracy_drop,
                 confidence=cascade.objective.confidence,
@@ -71,6 +72,18 @@ def search(work: Workspace, made_from: dict[str, str], report: Reporter) -> None
                 verify_rows=decision.verify_rows,
             ),
         )
+
+
+def _alternatives(
+    decision: Decision, front: tuple[PredictedPolicy, ...], question: Question
+) -> tuple[PredictedPolicy, ...]:
+    """Policies for the gears: certified like the chosen one, or without a promise of any, on the front."""
+    chosen = decision.chosen
+    assert chosen is not None
+    if decision.certified:
+        return decision.alternatives
+    dearer = [p for p in front if keeps(p, question) and chosen.cost < p.cost < decision.reference.cost]
+    return (*reversed(dearer), chosen)
 
 
 def not_certified(decision: Decision, question: Question, way_out: str) -> Infeasible:
