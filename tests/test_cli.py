@@ -695,3 +695,28 @@ def test_heads_are_checked_on_other_rows(outcomes: dict[str, Outcome], built: Pa
             "--json",
         )
         assert_refused(refused, 2, word)
+
+
+UNLABELLED = """
+
+labelled = rows
+
+
+def rows():
+    return {name: values for name, values in labelled().items() if name != "target"}
+"""
+
+
+def test_a_cascade_without_labels_says_so_in_every_output(
+    outcomes: dict[str, Outcome], built: Path, tmp_path: Path
+) -> None:
+    folder = write_pair(tmp_path / "pair", weights=False)
+    edit_yaml(folder / "cascade.yaml", lambda spec: spec["data"].update(labels="giant"))
+    module = folder / "pair.py"
+    module.write_text(module.read_text() + UNLABELLED)
+    shutil.copytree(built / "pair" / "weights", folder / "weights", dirs_exist_ok=True)
+    outcome = call("calibrate", folder, "--build-dir", tmp_path / "build", "--json")
+    assert outcome.code == 0, outcome.err
+    assert "the answers of sharp count as right" in outcome.out
+    assert outcome.content["labels"] == "giant"
+    assert outcome.content["tiers"][-1]["accuracy"] == 1.0

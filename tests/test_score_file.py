@@ -160,3 +160,16 @@ def test_rows_that_all_heads_saw_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "fit.npz", 90, split=np.full(90, "fit"))
     outcome = call("search", "--scores", path, "--cost", COST, "--max-accuracy-drop", 1, "--json")
     assert_refused(outcome, 2, "split")
+
+
+def test_without_labels_the_giant_is_right(tmp_path: Path) -> None:
+    table = random_table(11, 6000)
+    path = tmp_path / "bare.npz"
+    np.savez(path, confidence=table.confidence, label=table.label, tier=np.array(table.tiers))
+    options = ("--scores", path, "--cost", COST, "--max-accuracy-drop", 3, "--json")
+    assert_refused(call("search", *options), 2, "target")
+    outcome = call("search", *options, "--labels", "giant")
+    assert outcome.code == 0, outcome.err
+    assert outcome.content["reference_accuracy"] == 1.0
+    assert outcome.content["labels"] == "giant"
+    assert "the answers of giant count as right" in outcome.out

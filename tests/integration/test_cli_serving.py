@@ -78,7 +78,8 @@ WRONG_ROWS: dict[str, tuple[dict[str, Any], int, tuple[str, ...]]] = {
     "no rows": ({"PIXELS": PIXELS[:0]}, 2, ("at least one",)),
     "a single number": ({"PIXELS": np.float32(1.0)}, 2, ("rows.npz", "rows")),
     "another type": ({"PIXELS": PIXELS.astype(np.float64)}, 2, ("rows.npz", "PIXELS", "FP32")),
-    "another width": ({"PIXELS": PIXELS[:, :5]}, 1, ("'PIXELS'", "[-1,64]", "[3,5]")),
+    "another width": ({"PIXELS": PIXELS[:, :5]}, 2, ("'PIXELS'", "[64]", "[5]")),
+    "another rank": ({"PIXELS": PIXELS[:, None]}, 2, ("'PIXELS'", "[64]", "[1, 64]")),
 }
 
 
@@ -92,6 +93,12 @@ def test_infer_says_how_rows_do_not_fit_the_model(
     outcome = infer(server, tmp_path / "rows.npz", protocol=protocol)
     assert_refused(outcome, code, *words)
     assert "error" in outcome.content
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_infer_says_that_a_tier_is_no_cascade(server: Server, protocol: Protocol, rows_file: Path) -> None:
+    outcome = infer(server, rows_file, "--model", f"{MODEL}_near", protocol=protocol)
+    assert_refused(outcome, 2, f"{MODEL}_near", "is no cascade")
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])

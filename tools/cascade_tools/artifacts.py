@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cascade_tools.runtime import head as runtime_head
 from cascade_tools.runtime import plan as runtime_plan
 
+Labels = Literal["target", "giant"]  # what counts as right: the data's labels, or the last tier's answers
 Origin = Literal["measured", "modelled", "given"]
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -77,6 +78,7 @@ class Calibration(Artifact):
     kind: Literal["calibration"] = "calibration"
     inputs: tuple[InputSpec, ...]
     classes: int
+    labels: Labels = "target"
     rows: dict[str, int]
     tiers: tuple[CalibratedTier, ...]
 
@@ -292,6 +294,7 @@ class RoutingPolicy(Artifact):
     certified: bool
     max_accuracy_drop: float
     confidence: float
+    labels: Labels = "target"
     cost_unit: str
     search_rows: int
     verify_rows: int

@@ -98,11 +98,13 @@ class Data(_Spec):
     """Labelled rows: an `.npz` in the cascade's folder or `module:callable` that returns the same arrays.
 
     The arrays are one per model input (first dimension: rows), `target` int [rows], and optionally
-    `group` int [rows] (rows of one source, which stay together in every split).
+    `group` int [rows] (rows of one source, which stay together in every split). With `labels: giant` the last
+    tier's answers stand for the truth in the validation rows, which then need no `target`.
     """
 
     validation: str
     test: str | None = None
+    labels: Literal["target", "giant"] = "target"
 
     @model_validator(mode="after")
     def _known_forms(self) -> Data:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from pydantic import BaseModel, ValidationError
 
-from cascade_tools.artifacts import Artifact, ScoreTable
+from cascade_tools.artifacts import Artifact, Labels, ScoreTable
 from cascade_tools.errors import ArtifactError, CascadeError
 from cascade_tools.spec import Cascade, describe
 
@@ -82,13 +82,20 @@ class Workspace:
         return artifact
 
 
-def load_score_table(path: Path, hint: str = "") -> ScoreTable:
+def load_score_table(path: Path, hint: str = "", labels: Labels = "target") -> ScoreTable:
     """Read an .npz score table.
+
+    Args:
+        path: the file.
+        hint: for the message if it does not do.
+        labels: `giant` puts the last tier's answers in the place of the target.
 
     Raises:
         ArtifactError: missing, not an .npz, or arrays that do not fit together; the field is named.
     """
     arrays = load_npz(path, hint)
+    if labels == "giant" and arrays.get("label", np.zeros(0)).ndim == 2:
+        arrays["target"] = arrays["label"][:, -1]
     needed = {"confidence", "label", "target"} - set(arrays)
     if needed:
         raise ArtifactError(f"{path}: no array {sorted(needed)[0]!r}", hint)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from cascade_tools import __version__
 from cascade_tools.cli import machine, plan, policy, serve, start
-from cascade_tools.cli.output import show_json
+from cascade_tools.cli.output import show_json, show_line
 from cascade_tools.errors import CascadeError, Infeasible
 
 INTERRUPTED = 130
@@ -22,6 +24,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        show_line(f"cascade-tools {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Cascades of models on NVIDIA Triton: most requests are answered by a small model."""
+
+
 for module in (start, plan, policy, serve, machine):
     module.register(app)
 

@@ -31,6 +31,12 @@ def show_line(text: str) -> None:
     _console().print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+def show_labels(labels: str, giant: str) -> None:
+    """Say so where the last tier's answers stand for the truth."""
+    if labels == "giant":
+        show_line(f"  no labels: the answers of {giant} count as right; accuracy means agreement with it")
+
+
 def show_warning(text: str) -> None:
     """One line on stderr."""
     Console(stderr=True, soft_wrap=True).print(f"warning: {text}", highlight=False, markup=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cascade_tools.cli.options import BUILD, AsJson, BuildDir, Folder, TargetName, open_workspace
-from cascade_tools.cli.output import show_json, show_line, show_table
+from cascade_tools.cli.output import show_json, show_labels, show_line, show_table
 from cascade_tools.store import Workspace
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def calibrate(
             for t in made.tiers
         ],
     )
+    show_labels(made.labels, made.tiers[-1].tier)
     if as_json:
         show_json(made.model_dump(mode="json"))
 

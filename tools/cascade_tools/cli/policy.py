@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from cascade_tools.cli.options import BUILD, AsJson, BuildDir, open_workspace
-from cascade_tools.cli.output import show_json, show_line, show_table
+from cascade_tools.cli.output import show_json, show_labels, show_line, show_table
 from cascade_tools.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ def search(
     guarantee: Annotated[
         bool, typer.Option("--guarantee/--no-guarantee", help="Promise the drop on unseen rows.")
     ] = True,
+    labels: Annotated[
+        Literal["target", "giant"], typer.Option(help="What is right: the table's target, or the last tier.")
+    ] = "target",
     explain: Annotated[bool, typer.Option("--explain", help="Say why.")] = False,
     build_dir: BuildDir = BUILD,
     as_json: AsJson = False,
@@ -58,7 +61,12 @@ def search(
         raise UsageError("give either the folder of a cascade or --scores table.npz")
     if folder is not None:
         given = (cost, max_accuracy_drop, max_cost, latency_ms, max_latency, reference)
-        if any(value is not None for value in given) or not guarantee or confidence != 0.95:
+        if (
+            any(value is not None for value in given)
+            or not guarantee
+            or confidence != 0.95
+            or labels != "target"
+        ):
             raise UsageError(
                 "with a folder, the objective is what cascade.yaml says",
                 f"edit `objective` there, or try others with --scores {build_dir}/NAME/scores.npz --cost ...",
@@ -71,12 +79,13 @@ def search(
     options = Options(
         cost, max_accuracy_drop, max_cost, latency_ms, tuple(max_latency or ()), reference, confidence
     )
-    table, question, decision = search_file(scores, options, guarantee=guarantee)
+    table, question, decision = search_file(scores, options, guarantee=guarantee, labels=labels)
     _show_decision(table, question, decision, "cost")
+    show_labels(labels, table.tiers[-1])
     why = _explain(table, question, decision) if explain else None
     if as_json:
         content = _decision_json(table, question, decision)
-        show_json(content | ({"explain": why} if explain else {}))
+        show_json(content | {"labels": labels} | ({"explain": why} if explain else {}))
 
 
 def evaluate(
@@ -120,6 +129,7 @@ def _search_folder(folder: Path, build_dir: Path, explain: bool, as_json: bool) 
     )
     _show_tiers(made.chosen)
     _show_promise(made.certified, made.chosen.accuracy_drop_bound, made.verify_rows, made.confidence)
+    show_labels(made.labels, work.cascade.tier_names[-1])
     content = made.model_dump(mode="json")
     if explain:
         table = load_score_table(work.path(SCORES_FILE))

@@ -41,8 +41,12 @@ def infer_rows(
     address = url or f"127.0.0.1:{DEFAULT_PORT[protocol]}"
     client = _connect(library, address, protocol)
     try:
-        wanted, max_batch = _signature(client, model, protocol)
-        _check_inputs(path, arrays, wanted)
+        config = _config(client, model, protocol)
+        inputs = {i["name"]: i for i in config["input"]}
+        _check_outputs(model, {o["name"] for o in config["output"]})
+        _check_inputs(path, arrays, inputs)
+        wanted = {name: _datatype(entry) for name, entry in inputs.items()}
+        max_batch = int(config.get("max_batch_size", 1))
         rows = len(next(iter(arrays.values())))
         answers: list[dict[str, Any]] = []
         for start in range(0, rows, max_batch):
@@ -72,25 +76,41 @@ def _connect(library: Any, address: str, protocol: str) -> Any:
     return library.InferenceServerClient(address)
 
 
-def _signature(client: Any, model: str, protocol: str) -> tuple[dict[str, str], int]:
-    """Datatype of every input, and the largest batch."""
+def _config(client: Any, model: str, protocol: str) -> dict[str, Any]:
     if protocol == "grpc":
-        config = client.get_model_config(model, as_json=True)["config"]
-    else:
-        config = client.get_model_config(model)
-    inputs = {i["name"]: i["data_type"].removeprefix("TYPE_") for i in config["input"]}
-    return inputs, int(config.get("max_batch_size", 1))
+        config: dict[str, Any] = client.get_model_config(model, as_json=True)["config"]
+        return config
+    config = client.get_model_config(model)
+    return config
 
 
-def _check_inputs(path: Path, arrays: dict[str, Any], wanted: dict[str, str]) -> None:
+def _datatype(entry: dict[str, Any]) -> str:
+    return str(entry["data_type"]).removeprefix("TYPE_")
+
+
+def _check_outputs(model: str, outputs: set[str]) -> None:
+    missing = sorted(set(OUTPUTS) - outputs)
+    if missing:
+        raise UsageError(f"--model {model}: is no cascade: it has no output {missing[0]}")
+
+
+def _check_inputs(path: Path, arrays: dict[str, Any], wanted: dict[str, dict[str, Any]]) -> None:
     if set(arrays) != set(wanted):
         raise UsageError(
             f"{path}: has arrays {sorted(arrays)}, the model takes {sorted(wanted)}",
             "save them with numpy.savez(path, NAME=array, ...)",
         )
     for name, values in arrays.items():
-        if np_to_triton_dtype(values.dtype) != wanted[name]:
-            raise UsageError(f"{path}: array {name!r} is {values.dtype}, the model takes {wanted[name]}")
+        datatype = _datatype(wanted[name])
+        if np_to_triton_dtype(values.dtype) != datatype:
+            raise UsageError(f"{path}: array {name!r} is {values.dtype}, the model takes {datatype}")
+        dims = [int(size) for size in wanted[name]["dims"]]
+        row = list(values.shape[1:])
+        if len(row) != len(dims) or any(d not in (-1, size) for d, size in zip(dims, row, strict=True)):
+            raise UsageError(
+                f"{path}: array {name!r} has rows of shape {row}, the model takes {dims}",
+                "the first dimension of an array is the rows",
+            )
     lengths = {len(values) if values.ndim else 0 for values in arrays.values()}
     if len(lengths) != 1 or lengths == {0}:
         raise UsageError(f"{path}: the arrays need the same number of rows, and at least one")

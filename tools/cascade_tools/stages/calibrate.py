@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,8 @@ def calibrate(work: Workspace, made_from: dict[str, str], report: Reporter) -> N
         with report.task(f"  {tier.name}: {len(rows)} rows through the source model") as advance:
             logits[tier.name] = run_source(source, rows, advance)
     classes = check_logits(cascade, logits, rows)
+    if cascade.data.labels == "giant":
+        rows = replace(rows, target=logits[cascade.tier_names[-1]].argmax(axis=1))
     split = split_rows(rows.target, rows.group, cascade.calibration.splits.model_dump(), SPLIT_SEED)
     if len(set(split.tolist())) < len(PARTS):
         raise UsageError(
@@ -63,6 +66,7 @@ def calibrate(work: Workspace, made_from: dict[str, str], report: Reporter) -> N
         made_from=made_from,
         inputs=rows.specs(),
         classes=classes,
+        labels=cascade.data.labels,
         rows={part: int((split == part).sum()) for part in PARTS},
         tiers=tuple(heads),
     )

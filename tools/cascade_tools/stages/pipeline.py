@@ -97,7 +97,7 @@ def _sources(cascade: Cascade) -> dict[str, str]:
         paths |= _package_files(folder, reference)
     return {
         "sources": digest_files(paths, folder),
-        "tiers": digest_value(*cascade.tiers, cascade.data.validation),
+        "tiers": digest_value(*cascade.tiers, cascade.data.validation, cascade.data.labels),
     }
 
 

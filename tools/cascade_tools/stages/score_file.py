@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cascade_tools.artifacts import PolicyTable, PredictedPolicy, ScoreTable
+from cascade_tools.artifacts import Labels, PolicyTable, PredictedPolicy, ScoreTable
 from cascade_tools.errors import ArtifactError, UsageError
 from cascade_tools.planning.decide import Decision, decide
 from cascade_tools.planning.evaluate import Question, evaluate
@@ -63,14 +63,22 @@ def question_of(table: ScoreTable, options: Options) -> Question:
     )
 
 
-def search_file(path: Path, options: Options, *, guarantee: bool) -> tuple[ScoreTable, Question, Decision]:
+def search_file(
+    path: Path, options: Options, *, guarantee: bool, labels: Labels = "target"
+) -> tuple[ScoreTable, Question, Decision]:
     """Decide on a policy from a file.
+
+    Args:
+        path: the score table.
+        options: of the search.
+        guarantee: promise the drop on rows that the search does not see.
+        labels: `giant` takes the last tier's answers for the truth; the file then needs no target.
 
     Raises:
         UsageError: the file or an option does not fit.
         Infeasible: no policy keeps all bounds, or none can be certified.
     """
-    table = load_score_table(path)
+    table = load_score_table(path, labels=labels)
     if set(table.split.tolist()) == {"fit"}:
         raise ArtifactError(
             f"{path}: split: all rows are `fit`; policies need rows that no head was fitted on"

@@ -67,6 +67,7 @@ def search(work: Workspace, made_from: dict[str, str], report: Reporter) -> None
                 certified=decision.certified,
                 max_accuracy_drop=cascade.objective.max_accuracy_drop,
                 confidence=cascade.objective.confidence,
+                labels=cascade.data.labels,
                 cost_unit=unit,
                 search_rows=decision.search_rows,
                 verify_rows=decision.verify_rows,

@@ -64,6 +64,12 @@ class Rows:
         )
 
 
+def _row_count(arrays: dict[str, Any]) -> int:
+    """Rows of data without labels."""
+    first = next((np.asarray(v) for name, v in arrays.items() if name not in NOT_INPUTS), np.zeros(0))
+    return len(first) if first.ndim else 0
+
+
 def load_rows(cascade: Cascade, field: str) -> Rows:
     """Read `data.validation` or `data.test`.
 
@@ -78,8 +84,12 @@ def load_rows(cascade: Cascade, field: str) -> Rows:
         arrays = load_npz(cascade.folder / reference)
     else:
         arrays = call(cascade.folder, reference, f"data.{field}")
-    if not isinstance(arrays, dict) or "target" not in arrays:
+    if not isinstance(arrays, dict):
         raise UsageError(f"{where}: must give arrays by name, one of them 'target'")
+    if "target" not in arrays:
+        if field != "validation" or cascade.data.labels == "target":
+            raise UsageError(f"{where}: must give arrays by name, one of them 'target'")
+        arrays = {**arrays, "target": np.zeros(_row_count(arrays), np.int64)}
     with blame_user_code(where):
         arrays = {str(name): np.asarray(values) for name, values in arrays.items()}
     target = arrays["target"]
