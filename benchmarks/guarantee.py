@@ -23,7 +23,7 @@ from cascade_tools.planning.evaluate import Question, evaluate
 OUT = Path("build/benchmarks/guarantee.json")
 CONFIDENCE = 0.95
 ROWS = 3_000
-TRUTH_ROWS = 200_000
+TRUTH_ROWS = 100_000
 MAX_DROP = {4: 1.0, 6: 1.0}
 FIRST_SEED = 1_000
 

@@ -102,3 +102,20 @@ def grouped_draw(rng: np.random.Generator) -> PairedSample:
     share: Array = rng.beta(0.3, 9.7, 150)
     lost = (rng.random((150, 8)) < share[:, None]).astype(np.float64)
     return paired_sample(lost.ravel(), Groups.of(np.repeat(np.arange(150), 8)))
+
+
+def test_one_group_says_nothing_about_others() -> None:
+    lost = np.zeros(1000)
+    assert paired_sample(lost, Groups.of(np.zeros(1000, np.int64))).upper_bound(0.95) == 1.0
+
+
+@pytest.mark.parametrize("sizes", [[2000, *[1] * 200], [50] * 12])
+def test_the_bound_covers_the_truth_where_groups_are_unequal_or_few(sizes: list[int]) -> None:
+    rng = np.random.default_rng(3)
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    covered = []
+    for _ in range(300):
+        share = rng.beta(0.9, 8.1, len(sizes))[group]
+        lost = (rng.random(len(group)) < share).astype(np.float64)
+        covered.append(paired_sample(lost, Groups.of(group)).upper_bound(0.95) >= 0.1)
+    assert np.mean(covered) >= 0.92

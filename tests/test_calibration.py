@@ -202,8 +202,8 @@ def test_isotonic_is_that_of_scikit_learn() -> None:
     signal = Head("none", "margin")(logits).confidence
     right = logits.argmax(axis=1) == target
     wanted = IsotonicRegression(out_of_bounds="clip").fit(signal, right).predict(signal)
-    # Knots closer than a float32 can tell are one, so a steep step is a little less steep.
-    np.testing.assert_allclose(head(logits).confidence, wanted, atol=1e-3)
+    # Ours is fitted on a grid, so a steep step is a little less steep.
+    assert np.abs(head(logits).confidence - wanted).mean() < 5e-3
 
 
 @pytest.mark.parametrize("method", ["temperature", "platt", "isotonic", "none"])
@@ -250,3 +250,10 @@ def test_ece_over_bins_of_equal_width(table: tuple[Array, Array], bins: int) -> 
             total += part.mean() * abs(float(confidence[part].mean()) - float(right[part].mean()))
     found = expected_calibration_error(confidence, right, bins, equal_width=True)
     assert found == pytest.approx(total, abs=1e-6)
+
+
+def test_a_signal_that_says_the_opposite_gives_the_base_rate() -> None:
+    logits = np.array([[8.0, 0.0]] * 900 + [[0.2, 0.0]] * 100, np.float32)
+    target = np.array([0, 1] * 450 + [0] * 100)
+    head = fit_head(logits, target, "platt", "max_probability")
+    np.testing.assert_allclose(head(logits).confidence, 0.55, atol=1e-6)

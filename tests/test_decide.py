@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cascade_tools.artifacts import ScoreTable
-from cascade_tools.errors import Infeasible
+from cascade_tools.errors import Infeasible, UsageError
 from cascade_tools.planning.certify import rows_needed
 from cascade_tools.planning.decide import decide, search_and_verify
 from cascade_tools.planning.evaluate import Evaluator, evaluate, threshold_policy
@@ -151,3 +151,34 @@ def test_a_dominated_tier_is_explained() -> None:
     assert why.cost_of_one_more_point <= why.cost
     assert why.cost_without_skips is not None
     assert why.cost_without_skips >= why.cost
+
+
+def test_a_reference_that_breaks_a_bound_is_no_answer() -> None:
+    # The giant alone is cheapest but too slow; the small tier is dearer and fast.
+    table = table_of(np.full((3000, 2), 0.5), np.zeros((3000, 2)), np.zeros(3000))
+    question = replace(question_of(2.0, 1.0, drop=5.0), latency_ms=(1.0, 10.0), max_latency_ms={"p99": 5.0})
+    chosen = decide(table, question, guarantee=True).chosen
+    assert chosen is not None
+    assert chosen.table == threshold_policy(["base"], [])
+
+
+def test_the_reference_cannot_promise_to_be_better_than_itself(table: ScoreTable) -> None:
+    question = replace(question_of(1.0, 3.0, 10.0, drop=-60.0), reference=0)
+    with pytest.raises(Infeasible, match="at least"):
+        decide(table, question, guarantee=True)
+
+
+def test_a_group_in_both_splits_is_refused(table: ScoreTable) -> None:
+    split = np.where(np.arange(6000) % 2 == 0, "search", "verify")
+    torn = table.model_copy(update={"split": split, "group": np.arange(6000) // 2})
+    with pytest.raises(UsageError, match=r"3000 group\(s\)"):
+        decide(torn, question_of(1.0, 3.0, 10.0), guarantee=True)
+
+
+def test_where_the_search_finds_nothing_cheaper_the_reference_is_certain() -> None:
+    # base is never right: no number of rows would make it worth asking.
+    table = table_of(np.full((300, 2), 0.5), np.tile([1, 0], (300, 1)), np.zeros(300))
+    decision = decide(table, question_of(1.0, 10.0, drop=1.0), guarantee=True)
+    assert decision.certified
+    assert decision.chosen is not None
+    assert decision.chosen.table == threshold_policy(["giant"], [])

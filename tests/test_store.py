@@ -363,3 +363,27 @@ def test_a_score_table_with_arrays_of_another_kind_is_refused(tmp_path: Path, ch
     np.savez(tmp_path / "scores.npz", **{**arrays, **change})
     with pytest.raises(ArtifactError):
         load_score_table(tmp_path / "scores.npz")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": np.array(["search", "Verify", "fit"])}, "'Verify' is none of"),
+        ({"tier": np.array(["a", "a"])}, "none twice"),
+        ({"confidence": np.array([[0.5, np.inf]] * 3)}, "finite"),
+        ({"label": np.full((3, 2), 0.5)}, "label must be integers"),
+    ],
+)
+def test_a_score_table_that_cannot_be_meant_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    arrays = {"confidence": np.ones((3, 2)), "label": np.zeros((3, 2), int), "target": np.zeros(3, int)}
+    np.savez(tmp_path / "scores.npz", **{**arrays, **change})
+    with pytest.raises(ArtifactError, match=message):
+        load_score_table(tmp_path / "scores.npz")
+
+
+def test_groups_may_be_any_values(tmp_path: Path) -> None:
+    arrays = {"confidence": np.ones((3, 2)), "label": np.zeros((3, 2), int), "target": np.zeros(3, int)}
+    np.savez(tmp_path / "scores.npz", **arrays, group=np.array(["one", "two", "one"]))
+    assert load_score_table(tmp_path / "scores.npz").group.tolist() == [0, 1, 0]

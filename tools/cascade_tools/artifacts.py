@@ -211,6 +211,13 @@ class ScoreTable(_Value):
                 raise ValueError(f"{field} must have shape {shape}, found {found}")
         if rows == 0:
             raise ValueError("the table has no rows")
+        if not tiers or len(set(self.tiers)) < tiers:
+            raise ValueError(f"tier: needs at least one name, and none twice; found {list(self.tiers)}")
+        if np.isinf(self.confidence).any():
+            raise ValueError("confidence must be finite, or NaN for none")
+        unknown = sorted(set(np.unique(self.split).tolist()) - {"fit", "search", "verify"})
+        if unknown:
+            raise ValueError(f"split: {unknown[0]!r} is none of fit, search and verify")
         return self
 
     def part(self, split: str) -> ScoreTable:

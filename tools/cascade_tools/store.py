@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from numpy.lib.npyio import NpzFile
 from pydantic import BaseModel, ValidationError
 
@@ -108,15 +109,28 @@ def load_score_table(path: Path, hint: str = "", labels: Labels = "target") -> S
         return ScoreTable(
             tiers=tuple(str(tier) for tier in tiers),
             confidence=arrays["confidence"].astype(np.float32),
-            label=label.astype(np.int64),
-            target=arrays["target"].astype(np.int64),
-            group=arrays.get("group", np.arange(rows)).astype(np.int64),
+            label=_whole(label, "label"),
+            target=_whole(arrays["target"], "target"),
+            group=_numbered(arrays.get("group", np.arange(rows))),
             split=arrays.get("split", np.full(rows, "search")).astype(np.str_),
         )
     except ValidationError as error:
         raise ArtifactError(f"{path}: {describe(error)}", hint) from None
     except (ValueError, TypeError, IndexError) as error:
         raise ArtifactError(f"{path}: not a score table: {error}", hint) from None
+
+
+def _numbered(group: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Whole numbers as they are, any other values numbered."""
+    if group.dtype.kind in "iub":
+        return group.astype(np.int64)
+    return np.unique(group, return_inverse=True)[1].astype(np.int64)
+
+
+def _whole(values: npt.NDArray[Any], name: str) -> npt.NDArray[np.int64]:
+    if values.dtype.kind not in "iub":
+        raise ValueError(f"{name} must be integers, found {values.dtype}")
+    return values.astype(np.int64)
 
 
 def save_score_table(path: Path, table: ScoreTable) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.stats import norm
+from scipy.stats import t as student_t
 
 # So many differing rows, each in a group that differs as a whole, are thought to have been seen before.
 PRIOR_ROWS = 1.0
@@ -29,12 +30,14 @@ class PairedSample:
         worse: share of rows that the reference gets right and the policy wrong.
         better: share of rows where it is the other way round.
         design_effect: variance of the mean over that of independent rows, at least 1.
+        groups: how many the variance comes from; None for independent rows.
     """
 
     rows: int
     worse: float
     better: float
     design_effect: float
+    groups: int | None = None
 
     @property
     def drop(self) -> float:
@@ -48,8 +51,12 @@ class PairedSample:
             confidence: of the bound, in (.5, 1).
             scale: pretend that the sample was this many times as large with the same shares.
         """
+        if self.groups == 1:
+            return 1.0  # one group says nothing about others
         independent = scale * self.rows / self.design_effect
         z = float(norm.ppf(confidence))
+        if self.groups is not None:  # a variance from few groups is itself uncertain
+            z = float(student_t.ppf(confidence, scale * self.groups - 1.0))
 
         def excess(drop: float) -> float:
             return _score(self.worse, self.better, drop, independent) + z
@@ -102,8 +109,12 @@ def paired_sample(lost: npt.NDArray[np.float64], groups: Groups) -> PairedSample
     mean = float(lost.mean())
     if len(groups.size) == rows:
         return PairedSample(rows, worse, better, 1.0)
+    if len(groups.size) == 1:
+        return PairedSample(rows, worse, better, float(rows), 1)
     sums = np.bincount(groups.member, lost - mean, len(groups.size))
+    # As the jackknife does: a large group draws the mean to itself.
+    sums = sums / (1.0 - groups.size / rows)
     typical_size = float((groups.size.astype(np.float64) ** 2).sum() / rows)
     grouped = float(sums @ sums) + PRIOR_ROWS * typical_size
     independent = float(((lost - mean) ** 2).sum()) + PRIOR_ROWS
-    return PairedSample(rows, worse, better, max(1.0, grouped / independent))
+    return PairedSample(rows, worse, better, max(1.0, grouped / independent), len(groups.size))

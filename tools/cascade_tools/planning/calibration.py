@@ -22,6 +22,7 @@ LOG_INVERSE_TEMPERATURE_BOUNDS = (-10.0, 10.0)
 ECE_BINS = 15
 FOLDS = 5
 PLATT_KNOTS = 256
+KNOTS_PER_UNIT = 4096
 SMALLEST_CHANCE = 1e-6
 Method = Literal["temperature", "platt", "isotonic", "none"]
 Signal = Literal["max_probability", "margin", "entropy"]
@@ -121,21 +122,23 @@ def _platt(signal: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> Cur
     """A rising sigmoid of the signal's log-odds, as knots."""
     feature = logit(np.clip(signal.astype(np.float64), SMALLEST_CHANCE, 1.0 - SMALLEST_CHANCE))
     fitted = LogisticRegression(C=np.inf, max_iter=1000).fit(feature[:, None], right)
-    slope = max(0.0, float(fitted.coef_[0, 0]))
+    slope, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    if slope <= 0.0:  # more of the signal must not mean less
+        slope, offset = 0.0, float(logit(right.mean()))
     # Close together in the log-odds, where the sigmoid bends.
     odds = np.linspace(logit(SMALLEST_CHANCE), logit(1.0 - SMALLEST_CHANCE), PLATT_KNOTS)
     at = expit(odds)
     keep = np.concatenate([[True], np.diff(at.astype(np.float32)) > 0])
-    confidence = expit(slope * odds + float(fitted.intercept_[0]))
+    confidence = expit(slope * odds + offset)
     return Curve(tuple(at[keep].tolist()), tuple(confidence[keep].tolist()))
 
 
 def _isotonic(signal: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> Curve | None:
     """The rising steps that fit best, with lines between them."""
-    fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(signal, right)
+    # On a grid, so that no line is steeper than a graph in float32 can follow.
+    rounded = np.round(signal.astype(np.float64) * KNOTS_PER_UNIT) / KNOTS_PER_UNIT
+    fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(rounded, right)
     at, confidence = fitted.X_thresholds_.astype(np.float64), fitted.y_thresholds_.astype(np.float64)
-    keep = np.concatenate([[True], np.diff(at) > 1e-6])
-    at, confidence = at[keep], confidence[keep]
     if len(at) < 2:
         return None
     return Curve(tuple(at.tolist()), tuple(confidence.tolist()))

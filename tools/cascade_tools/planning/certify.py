@@ -33,10 +33,12 @@ class Promise:
             where nothing was cheaper.
         certifiable_drop: points; the smallest allowance that could have been certified, None where there
             was nothing to test.
+        most_careful: the policy that was tested first.
     """
 
     policies: tuple[PolicyTable, ...]
     certifiable_drop: float | None
+    most_careful: PolicyTable | None
 
 
 def certify(
@@ -57,11 +59,18 @@ def certify(
     seen = Evaluator(some_rows(search_rows, ORDERING_ROWS), question)
     unseen = Evaluator(verify_rows, question)
     reference = seen(seen.reference_policy)
+    stands = question.max_accuracy_drop >= 0.0 and keeps_all_but_drop(reference, question)
     sequence = _order(
-        [p for p in map(seen, pool) if p.cost < reference.cost and keeps_all_but_drop(p, question)]
+        [
+            p
+            for p in map(seen, pool)
+            if not seen.is_reference(p.table)
+            and keeps_all_but_drop(p, question)
+            and (not stands or p.cost < reference.cost)
+        ]
     )
     if not sequence:
-        return Promise((seen.reference_policy,), None)
+        return Promise((seen.reference_policy,) if stands else (), None, None)
     passed: list[PolicyTable] = []
     first_bound: float | None = None
     for policy in sequence:
@@ -71,7 +80,7 @@ def certify(
         if bound > question.max_accuracy_drop:
             break
         passed.append(policy.table)
-    return Promise(tuple(passed), first_bound)
+    return Promise(tuple(passed), first_bound, sequence[0].table)
 
 
 def _order(policies: list[PredictedPolicy]) -> list[PredictedPolicy]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cascade_tools.artifacts import PolicyTable, PredictedPolicy, ScoreTable
-from cascade_tools.errors import Infeasible
+from cascade_tools.errors import Infeasible, UsageError
 from cascade_tools.planning.bounds import PairedSample
 from cascade_tools.planning.certify import certify, rows_needed
 from cascade_tools.planning.evaluate import Evaluator, Question
@@ -30,7 +30,8 @@ class Decision:
             on rows that the search never saw, with the question's confidence.
         bound_points: upper bound of the chosen policy's drop on those rows; None without a guarantee.
         certifiable_drop: points; the smallest allowance that could have been certified.
-        rows_needed: rows of a table like this one with which `wanted` would be certified; None if none would.
+        rows_needed: rows of a table like this one with which `wanted` or the most careful candidate would be
+            certified; None if no number would do.
         alternatives: policies that keep the same promise, from the most careful to the chosen one; without a
             promise the chosen one alone.
         pool: all that is worth a place on a frontier.
@@ -57,6 +58,7 @@ def decide(table: ScoreTable, question: Question, *, guarantee: bool) -> Decisio
 
     Raises:
         Infeasible: no policy keeps the bounds of cost, latency and accuracy on these rows.
+        UsageError: a group has rows in both of the splits `search` and `verify`.
     """
     held_out = table if not (table.split == "fit").any() else table.where(table.split != "fit")
     judged = Evaluator(held_out, question)
@@ -91,9 +93,13 @@ def decide(table: ScoreTable, question: Question, *, guarantee: bool) -> Decisio
         chosen = _with_bound(checked, judged, found.best)
         bound = chosen.accuracy_drop_bound
         return Decision(chosen, wanted, reference, True, bound, bound, None, (chosen,), pool, **rows)
+    if judged.is_reference(found.best):
+        return Decision(reference, wanted, reference, True, 0.0, None, None, (reference,), pool, **rows)
     promise = certify(seen, unseen, found.pool, question)
     if not promise.policies:
-        sample = checked.sample(found.best)
+        hopes = {found.best, promise.most_careful or found.best}
+        needed = [_rows_needed(checked.sample(hope), question) for hope in hopes]
+        fewest = min((n for n in needed if n is not None), default=None)
         return Decision(
             chosen=None,
             wanted=wanted,
@@ -101,12 +107,16 @@ def decide(table: ScoreTable, question: Question, *, guarantee: bool) -> Decisio
             certified=False,
             bound_points=None,
             certifiable_drop=promise.certifiable_drop,
-            rows_needed=_rows_needed(sample, question, len(table.target) / len(unseen.target)),
+            rows_needed=None
+            if fewest is None
+            else int(np.ceil(fewest * len(table.target) / len(unseen.target))),
             alternatives=(),
             pool=pool,
             **rows,
         )
-    kept = tuple(_with_bound(checked, judged, policy) for policy in promise.policies)
+    certified = tuple(_with_bound(checked, judged, policy) for policy in promise.policies)
+    # Whichever of them is taken, the promise holds; cost and latency are estimated best on all rows.
+    kept = tuple(policy for policy in certified if keeps_all_but_drop(policy, question)) or certified
     chosen = kept[-1]
     return Decision(
         chosen=chosen,
@@ -132,6 +142,12 @@ def search_and_verify(table: ScoreTable) -> tuple[ScoreTable, ScoreTable]:
         split = split_rows(table.target, table.group, SHARES, SPLIT_SEED)
         table = table.model_copy(update={"split": split})
     seen, unseen = table.where(table.split != "verify"), table.where(table.split == "verify")
+    shared = np.intersect1d(seen.group, unseen.group)
+    if len(shared):
+        raise UsageError(
+            f"the table has {len(shared)} group(s) with rows in both of the splits search and verify",
+            "keep the rows of a group together, or leave `split` out",
+        )
     if not len(seen.target) or not len(unseen.target):
         raise Infeasible(
             f"{len(table.target)} rows in one group cannot be both searched and verified",
@@ -146,10 +162,9 @@ def _with_bound(checked: Evaluator, judged: Evaluator, policy: PolicyTable) -> P
     return judged(policy).model_copy(update={"accuracy_drop_bound": checked.bound_points(policy)})
 
 
-def _rows_needed(sample: PairedSample, question: Question, all_per_verify: float) -> int | None:
+def _rows_needed(sample: PairedSample, question: Question) -> int | None:
     assert question.max_accuracy_drop is not None
-    needed = rows_needed(sample, question.max_accuracy_drop / 100.0, question.confidence)
-    return None if needed is None else int(np.ceil(needed * all_per_verify))
+    return rows_needed(sample, question.max_accuracy_drop / 100.0, question.confidence)
 
 
 def _infeasible(judged: Evaluator, pool: tuple[PolicyTable, ...], question: Question) -> Infeasible:

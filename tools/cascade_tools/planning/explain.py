@@ -43,7 +43,6 @@ def explain(table: ScoreTable, chosen: PolicyTable, question: Question) -> Expla
     best = judged(found.best or judged.reference_policy)
     looser = replace(question, max_accuracy_drop=question.max_accuracy_drop + 1.0)
     more = search(table, looser).best
-    assert more is not None
     plain = _best_without_skips(table, question, judged)
     pool = [judged(policy) for policy in found.pool if len(found.pool) <= 400 or _is_plain(policy)]
     return Explanation(
@@ -53,7 +52,7 @@ def explain(table: ScoreTable, chosen: PolicyTable, question: Question) -> Expla
             if tier not in chosen.tiers
         },
         cost=best.cost,
-        cost_of_one_more_point=min(best.cost, judged(more).cost),
+        cost_of_one_more_point=best.cost if more is None else min(best.cost, judged(more).cost),
         cost_without_skips=None if plain is None else max(best.cost, plain),
     )
 
@@ -71,8 +70,9 @@ def _best_without_skips(table: ScoreTable, question: Question, judged: Evaluator
         for grid in search_thresholds(rows, subset, wanted):
             flat = grid.cheapest(wanted)
             if flat is not None:
-                cost = judged(policy_table(rows, grid.policy(flat), table.tiers)).cost
-                lowest = cost if lowest is None else min(lowest, cost)
+                policy = judged(policy_table(rows, grid.policy(flat), table.tiers))
+                if keeps(policy, question):
+                    lowest = policy.cost if lowest is None else min(lowest, policy.cost)
     return lowest
 
 

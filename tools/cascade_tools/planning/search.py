@@ -41,6 +41,7 @@ COLD_SHARES = (0.5, 0.85, 0.2)
 ENTRIES = 2
 NEARLY = 0.005
 CAREFUL_STEPS = 4
+MOST_RETRIED = 12
 TYPICAL_DISAGREEMENT = 0.05
 FRONTIER_ROWS = 10_000
 
@@ -96,13 +97,22 @@ def search(table: ScoreTable, question: Question, *, careful: bool = False) -> F
     pool.setdefault(threshold_policy([names[question.reference]], []))
     simple = not question.max_latency_ms and question.max_cost is None
     if simple and question.max_accuracy_drop is not None:
-        held = [c for c in finalists if _keeps_drop(c, rows, question.max_accuracy_drop)]
+        drop = question.max_accuracy_drop
+        held = [c for c in finalists if _keeps_drop(c, rows, drop)]
+        cheapest = min((c.cost for c in held), default=np.inf)
+        near = [c for c in candidates if abs(c.gain + drop / 100.0) < NEARLY and c.cost < cheapest]
+        on_all_rows = [
+            _seen(rows, c.policy, run_policy(rows, c.policy)) for c in _front(near)[-MOST_RETRIED:]
+        ]
+        held += [c for c in on_all_rows if _keeps_drop(c, rows, drop)]
         if not held:
             return Found(None, tuple(pool))
         best = min(held, key=lambda c: (c.cost, -c.gain))
         return Found(policy_table(rows, best.policy, names), tuple(pool))
     judged = Evaluator(table, question)
-    legal = [p for p in map(judged, _worth_judging(pool, table, question)) if keeps(p, question)]
+    sure = {policy_table(rows, c.policy, names) for c in finalists} | {judged.reference_policy}
+    chosen = dict.fromkeys([*_worth_judging(pool, table, question), *(p for p in pool if p in sure)])
+    legal = [p for p in map(judged, chosen) if keeps(p, question)]
     return Found(preferred(legal, question).table if legal else None, tuple(pool))
 
 
@@ -160,6 +170,13 @@ def _dominates(one: PredictedPolicy, other: PredictedPolicy) -> bool:
     return one.accuracy >= other.accuracy and (one.latency_p99_ms or 0.0) <= (other.latency_p99_ms or 0.0)
 
 
+def _as_fast(one: PredictedPolicy, other: PredictedPolicy) -> bool:
+    """At the other quantiles."""
+    return (one.latency_p50_ms or 0.0) <= (other.latency_p50_ms or 0.0) and (one.latency_p95_ms or 0.0) <= (
+        other.latency_p95_ms or 0.0
+    )
+
+
 def _worth_judging(pool: dict[PolicyTable, None], table: ScoreTable, question: Question) -> list[PolicyTable]:
     """The pool without what a smaller sample shows to be clearly beaten, so that few are scored in full."""
     if len(pool) <= 2 * FRONTIER_SIZE:
@@ -168,8 +185,10 @@ def _worth_judging(pool: dict[PolicyTable, None], table: ScoreTable, question: Q
     scored = sorted(((quick(policy), policy) for policy in pool), key=lambda pair: _order(pair[0]))
     kept: list[tuple[PredictedPolicy, PolicyTable]] = []
     for predicted, policy in scored:
-        if not any(_dominates(other, predicted) for other, _ in kept):
-            kept.append((predicted, policy))
+        if keeps_all_but_drop(predicted, question) or not question.max_latency_ms:
+            beaten = any(_dominates(other, predicted) and _as_fast(other, predicted) for other, _ in kept)
+            if not beaten:
+                kept.append((predicted, policy))
     return [policy for _, policy in kept]
 
 

@@ -44,6 +44,8 @@ def question_of(table: ScoreTable, options: Options) -> Question:
         raise UsageError(f"--max-accuracy-drop {drop:g}: points between -100 and 100; 0.5 is .005")
     if drop is None and options.max_cost is None:
         raise UsageError("give --max-accuracy-drop, --max-cost or both")
+    if options.max_cost is not None and not options.max_cost > 0.0:
+        raise UsageError(f"--max-cost {options.max_cost:g}: must be above 0")
     if not 0.5 < options.confidence < 1.0:
         raise UsageError(f"--confidence {options.confidence:g}: must be above 0.5 and below 1")
     reference = options.reference or table.tiers[-1]
@@ -139,6 +141,8 @@ def _per_tier(option: str, text: str, tiers: tuple[str, ...]) -> tuple[float, ..
             value = float("nan")
         if not 0.0 <= value < float("inf"):
             raise UsageError(f"{option}: {part!r} must be TIER=NUMBER, a number of at least 0")
+        if name.strip() in values:
+            raise UsageError(f"{option}: {name.strip()!r} is given twice")
         values[name.strip()] = value
     unknown, missing = sorted(set(values) - set(tiers)), [tier for tier in tiers if tier not in values]
     if unknown:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from cascade_tools.artifacts import Frontier, PredictedPolicy, Profile, ProfilePoint, RoutingPolicy
 from cascade_tools.errors import Infeasible, UsageError
 from cascade_tools.planning.decide import Decision, decide
-from cascade_tools.planning.evaluate import Question
+from cascade_tools.planning.evaluate import Evaluator, Question
 from cascade_tools.planning.search import frontier, keeps
 from cascade_tools.spec import Cascade, load_devices
 from cascade_tools.stages.calibrate import SCORES_FILE
@@ -63,7 +65,9 @@ def search(work: Workspace, made_from: dict[str, str], report: Reporter) -> None
                 made_from=made_from,
                 chosen=decision.chosen,
                 reference=decision.reference,
-                alternatives=_alternatives(decision, front, question),
+                alternatives=_alternatives(
+                    decision, front, Evaluator(table.where(table.split != "fit"), question)
+                ),
                 certified=decision.certified,
                 max_accuracy_drop=cascade.objective.max_accuracy_drop,
                 confidence=cascade.objective.confidence,
@@ -76,15 +80,18 @@ def search(work: Workspace, made_from: dict[str, str], report: Reporter) -> None
 
 
 def _alternatives(
-    decision: Decision, front: tuple[PredictedPolicy, ...], question: Question
+    decision: Decision, front: tuple[PredictedPolicy, ...], judged: Evaluator
 ) -> tuple[PredictedPolicy, ...]:
     """Policies for the gears: certified like the chosen one, or without a promise of any, on the front."""
     chosen = decision.chosen
     assert chosen is not None
     if decision.certified:
         return decision.alternatives
-    dearer = [p for p in front if keeps(p, question) and chosen.cost < p.cost < decision.reference.cost]
-    return (*reversed(dearer), chosen)
+    again = [judged(policy.table) for policy in front]
+    dearer = [
+        p for p in again if keeps(p, judged.question) and chosen.cost < p.cost < decision.reference.cost
+    ]
+    return (*sorted(dearer, key=lambda p: -p.cost), chosen)
 
 
 def not_certified(decision: Decision, question: Question, way_out: str) -> Infeasible:
@@ -93,9 +100,12 @@ def not_certified(decision: Decision, question: Question, way_out: str) -> Infea
     needed = decision.rows_needed
     rows = decision.search_rows + decision.verify_rows
     more = "no number of such rows would do" if needed is None else f"about {needed:,} rows would do"
+    smallest = (
+        "" if could is None else f"; the smallest that can is {math.ceil(could * 100) / 100:.2f} points"
+    )
     return Infeasible(
         f"a drop of at most {asked:g} points cannot be certified on {rows:,} rows with "
-        f"{question.confidence:.0%} confidence; the smallest that can is {could:.2f} points",
+        f"{question.confidence:.0%} confidence{smallest}",
         f"allow more, give more labelled rows ({more}), or {way_out} to go without a promise",
         constraint="guarantee",
         details={"certified": False, "certifiable_drop": could, "rows_needed": needed},
