@@ -124,7 +124,8 @@ def _numbered(group: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Whole numbers as they are, any other values numbered."""
     if group.dtype.kind in "iub":
         return group.astype(np.int64)
-    return np.unique(group, return_inverse=True)[1].astype(np.int64)
+    numbers: npt.NDArray[np.int64] = np.unique(group, return_inverse=True)[1].astype(np.int64)
+    return numbers
 
 
 def _whole(values: npt.NDArray[Any], name: str) -> npt.NDArray[np.int64]:
