@@ -10,9 +10,6 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from scipy.stats import rankdata
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
 
 from cascade_tools.artifacts import IntArray, Reliability
 from cascade_tools.runtime.head import Curve, Scores, apply_head, log_softmax
@@ -94,6 +91,8 @@ def fit_head(logits: Logits, target: IntArray, method: Method, signal: Signal) -
 
 def best_head(logits: Logits, target: IntArray, group: IntArray, signal: Signal) -> Head:
     """The method with the best cross-validated likelihood of being right, fitted on all rows."""
+    from sklearn.model_selection import GroupKFold
+
     folds = GroupKFold(n_splits=max(2, min(FOLDS, len(np.unique(group)))))
     parts = list(folds.split(logits, target, group)) if len(np.unique(group)) > 1 else []
     losses = {
@@ -120,6 +119,8 @@ def _binary_nll(confidence: npt.NDArray[np.float32], right: npt.NDArray[np.bool_
 
 def _platt(signal: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> Curve:
     """A rising sigmoid of the signal's log-odds, as knots."""
+    from sklearn.linear_model import LogisticRegression  # takes a second to import
+
     feature = logit(np.clip(signal.astype(np.float64), SMALLEST_CHANCE, 1.0 - SMALLEST_CHANCE))
     fitted = LogisticRegression(C=np.inf, max_iter=1000).fit(feature[:, None], right)
     slope, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
@@ -135,6 +136,8 @@ def _platt(signal: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> Cur
 
 def _isotonic(signal: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> Curve | None:
     """The rising steps that fit best, with lines between them."""
+    from sklearn.isotonic import IsotonicRegression
+
     # On a grid, so that no line is steeper than a graph in float32 can follow.
     rounded = np.round(signal.astype(np.float64) * KNOTS_PER_UNIT) / KNOTS_PER_UNIT
     fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(rounded, right)
