@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
-from scipy.stats import norm
-from scipy.stats import t as student_t
+from scipy.special import ndtri, stdtrit
 
 # So many differing rows, each in a group that differs as a whole, are thought to have been seen before.
 PRIOR_ROWS = 1.0
@@ -54,9 +53,9 @@ class PairedSample:
         if self.groups == 1:
             return 1.0  # one group says nothing about others
         independent = scale * self.rows / self.design_effect
-        z = float(norm.ppf(confidence))
+        z = float(ndtri(confidence))
         if self.groups is not None:  # a variance from few groups is itself uncertain
-            z = float(student_t.ppf(confidence, scale * self.groups - 1.0))
+            z = float(stdtrit(scale * self.groups - 1.0, confidence))
 
         def excess(drop: float) -> float:
             return _score(self.worse, self.better, drop, independent) + z

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
-from scipy.stats import rankdata
 
 from cascade_tools.artifacts import IntArray, Reliability
 from cascade_tools.runtime.head import Curve, Scores, apply_head, log_softmax
@@ -119,7 +118,7 @@ def _binary_nll(confidence: npt.NDArray[np.float32], right: npt.NDArray[np.bool_
 
 def _platt(signal: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> Curve:
     """A rising sigmoid of the signal's log-odds, as knots."""
-    from sklearn.linear_model import LogisticRegression  # takes a second to import
+    from sklearn.linear_model import LogisticRegression
 
     feature = logit(np.clip(signal.astype(np.float64), SMALLEST_CHANCE, 1.0 - SMALLEST_CHANCE))
     fitted = LogisticRegression(C=np.inf, max_iter=1000).fit(feature[:, None], right)
@@ -188,5 +187,7 @@ def auroc(confidence: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> 
     negatives = len(right) - positives
     if positives == 0 or negatives == 0:
         return None
+    from scipy.stats import rankdata  # takes a second to import
+
     ranks = rankdata(confidence)[right].sum()
     return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
