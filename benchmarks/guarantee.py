@@ -1,8 +1,6 @@
 """Is the promise kept? Fresh tables are searched with it, and the chosen policies scored on the truth.
 
-Two synthetic ladders with known population accuracy, and the digits of the demo resampled by base image
-(there the truth is the drop on the test images, which is noisy itself). Writes
-build/benchmarks/guarantee.json.
+Two synthetic ladders with known population accuracy. Writes build/benchmarks/guarantee.json.
 """
 
 from __future__ import annotations

@@ -84,17 +84,17 @@ def test_without_differences_groups_are_thought_to_be_copies() -> None:
 )
 def test_the_bound_covers_the_truth_as_often_as_it_says(worse: float, better: float, rows: int) -> None:
     rng = np.random.default_rng(1)
-    draws = rng.multinomial(rows, [worse, better, 1 - worse - better], 1000)
+    draws = rng.multinomial(rows, [worse, better, 1 - worse - better], 2000)
     covered = [
         PairedSample(rows, w / rows, b / rows, 1.0).upper_bound(0.95) >= worse - better for w, b, _ in draws
     ]
-    assert np.mean(covered) >= 0.95 - 2 * np.sqrt(0.95 * 0.05 / 1000)
+    assert np.mean(covered) >= 0.95 - 2 * np.sqrt(0.95 * 0.05 / 2000)
 
 
 def test_the_bound_covers_the_truth_where_rows_come_in_groups() -> None:
     rng = np.random.default_rng(2)
-    covered = [grouped_draw(rng).upper_bound(0.95) >= 0.03 for _ in range(400)]
-    assert np.mean(covered) >= 0.95 - 2 * np.sqrt(0.95 * 0.05 / 400)
+    covered = [grouped_draw(rng).upper_bound(0.95) >= 0.03 for _ in range(600)]
+    assert np.mean(covered) >= 0.95 - 2 * np.sqrt(0.95 * 0.05 / 600)
 
 
 def grouped_draw(rng: np.random.Generator) -> PairedSample:

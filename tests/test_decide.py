@@ -133,11 +133,11 @@ def test_the_promise_is_kept_on_new_rows() -> None:
     population = random_table(99, 200_000)
     question = question_of(1.0, 3.0, 10.0, drop=2.0)
     kept = []
-    for seed in range(12):
+    for seed in range(20):
         decision = decide(random_table(200 + seed, 2500), question, guarantee=True)
         if decision.chosen is not None:
             kept.append(evaluate(population, decision.chosen.table, question).accuracy_drop <= 2.0)
-    assert len(kept) >= 7, "most of these can be certified"
+    assert len(kept) >= 12, "most of these can be certified"
     assert np.mean(kept) >= 0.95 - 2 * np.sqrt(0.95 * 0.05 / len(kept))
 
 

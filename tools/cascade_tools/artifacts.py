@@ -468,8 +468,8 @@ class Score(Artifact):
     Attributes:
         allowance: accuracy that may be given up, as a fraction.
         promise_held: measured accuracy is within the allowance.
-        accuracy_drop_bound: fraction; bounded on validation rows that the search never saw.
-        certified: that bound is within the allowance.
+        accuracy_drop_bound: fraction; where certified, from validation rows that the search never saw.
+        certified: that bound is a promise, and within the allowance.
     """
 
     kind: Literal["score"] = "score"

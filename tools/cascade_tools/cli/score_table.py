@@ -45,12 +45,17 @@ def show_score(score: Score) -> None:
             f"  Left out by the search: {', '.join(idle)}. A call from model to model costs more than they "
             "would save."
         )
+    bound = f"{100.0 * score.accuracy_drop_bound:.2f} points"
+    promise = (
+        f"certified at {bound} on validation rows that the search never saw"
+        if score.certified
+        else f"not certified, bounded at {bound} on the rows that were searched"
+    )
     lost = 100.0 * (giant.accuracy - whole.accuracy)
     show_line(
         f"  Promise: at most {100.0 * score.allowance:g} points below the giant. Measured on the "
         f"test rows: {lost:+.2f} points lost ({'held' if score.promise_held else 'BROKEN'}); "
-        f"{'certified' if score.certified else 'bounded, not certified,'} at "
-        f"{100.0 * score.accuracy_drop_bound:.2f} points on validation rows that the search never saw."
+        f"{promise}."
     )
 
 

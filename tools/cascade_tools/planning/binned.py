@@ -116,10 +116,6 @@ class BandPolicy(NamedTuple):
     chain: tuple[int, ...]
     starts: tuple[tuple[int, ...], ...]
 
-    def goals(self, own: int) -> list[int]:
-        """Chain positions of the bands, lowest confidence first."""
-        return goals_of(own, len(self.chain))
-
 
 def goals_of(own: int, tiers: int) -> list[int]:
     """Where a tier may send rows, lowest confidence first: to the largest tier, .., the next, an answer."""
@@ -139,7 +135,7 @@ def rows_at(rows: BinnedRows, policy: BandPolicy) -> list[Index | slice]:
     for own in range(tiers - 1):
         tier, here = policy.chain[own], at[own]
         band = band_of_bin(policy.starts[own], rows.borders[tier])[rows.bin[tier][here]]
-        for number, goal in enumerate(policy.goals(own)[:-1]):
+        for number, goal in enumerate(goals_of(own, tiers)[:-1]):
             chosen = np.flatnonzero(band == number)
             if len(chosen):
                 waiting[goal].append(chosen if isinstance(here, slice) else here[chosen])
@@ -180,7 +176,7 @@ def policy_table(rows: BinnedRows, policy: BandPolicy, names: Sequence[str]) -> 
             continue
         top = len(rows.borders[chain[own]]) + 1
         edges = [1, *(min(max(start, 1), top) for start in policy.starts[own]), top]
-        live = zip(edges[:-1], edges[1:], policy.goals(own), strict=True)
+        live = zip(edges[:-1], edges[1:], goals_of(own, tiers), strict=True)
         bands.append([(first, goal) for first, end, goal in live if first < end])
     entry = 0
     while bands[entry][0][1] != ANSWER and len(bands[entry]) == 1:

@@ -10,7 +10,7 @@ Thresholds, skips and left-out tiers are one search:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 
@@ -44,8 +44,6 @@ CAREFUL_STEPS = 4
 MOST_RETRIED = 12
 TYPICAL_DISAGREEMENT = 0.05
 FRONTIER_ROWS = 10_000
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
