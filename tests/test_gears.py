@@ -53,6 +53,11 @@ def test_the_first_gear_keeps_the_reserve_and_the_last_spends_all() -> None:
     assert policies(choose(reserve=0.5)) == [MIDDLE, CHEAP]
 
 
+def test_the_reserve_is_a_share_of_what_the_last_gear_spends() -> None:
+    assert policies(choose(allowance=2.0, reserve=0.05)) == [CHEAP, TOO_CHEAP]
+    assert policies(choose((MIDDLE, CAREFUL), reserve=0.1)) == [CAREFUL, MIDDLE]
+
+
 def test_a_full_reserve_leaves_the_first_gear_nothing_to_spend() -> None:
     assert policies(choose(reserve=1.0)) == [CAREFUL, CHEAP]
 

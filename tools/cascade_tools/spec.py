@@ -228,7 +228,7 @@ class Gears(_Spec):
 
     Attributes:
         count: how many; policies that coincide are merged.
-        reserve: share of the accuracy allowance that the first gear does not spend; the last spends all.
+        reserve: share of the points that the last gear loses, which the first does not.
         target_busy_share: how busy the devices may be before the next gear takes over.
     """
 

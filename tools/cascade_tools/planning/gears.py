@@ -1,9 +1,9 @@
 """Gears: which policy serves which arrival rate, on one fixed placement (CascadeServe, sections 3 and 4).
 
-The first gear keeps a reserve of the accuracy allowance, the last spends all of it, and those between lie
-evenly between: the first is the most accurate, the last the cheapest, and all keep the allowance. A gear
-serves rates up to the target share of what the placement sustains with its policy; the last has no upper
-rate.
+The last gear is the cheapest policy that keeps the accuracy allowance. The first loses less than that by a
+reserve, and those between lie evenly between: the first is the most accurate, and all keep the allowance. A
+gear serves rates up to the target share of what the placement sustains with its policy; the last has no
+upper rate.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cascade_tools.artifacts import PredictedPolicy
+
+ROUNDING = 1e-9  # points
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,22 @@ def choose_gears(
         policies: candidates with predicted cost and bound on the accuracy drop; at least one is within it.
         max_accuracy_drop: the allowance in points.
         count: how many gears are wanted; policies that coincide are merged.
-        reserve: share of the allowance that the first of several gears does not spend.
+        reserve: share of what the last gear spends of the allowance that the first of several does not.
         target_busy_share: share of the sustainable rate at which the next gear takes over.
         sustainable_rps: what the placement sustains with a policy.
         points_lost: what a policy spends of the allowance: its bound, where there is one.
     """
-    chosen: list[PredictedPolicy] = []
-    for kept in np.linspace(reserve if count > 1 else 0.0, 0.0, count).tolist():
-        allowance = max_accuracy_drop * (1.0 - kept)
-        within = [policy for policy in policies if points_lost(policy) <= allowance + 1e-9]
-        if within:
-            chosen.append(min(within, key=lambda policy: (policy.cost, -policy.accuracy)))
+
+    def cheapest(most_points: float) -> PredictedPolicy | None:
+        within = [policy for policy in policies if points_lost(policy) <= most_points + ROUNDING]
+        return min(within, key=lambda policy: (policy.cost, -policy.accuracy), default=None)
+
+    last = cheapest(max_accuracy_drop)
+    assert last is not None
+    spent = points_lost(last)
+    kept = np.linspace(reserve if count > 1 else 0.0, 0.0, count)
+    wanted = (cheapest(spent - share * max(0.0, spent)) for share in kept.tolist())
+    chosen = [policy for policy in wanted if policy is not None]
     gears: list[GearChoice] = []
     for policy in chosen:
         rate = target_busy_share * sustainable_rps(policy)

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import tritonclient.grpc.aio as triton_grpc
 
 from cascade_tools.errors import CascadeError
+from cascade_tools.serving.awake import awake_cores
 from cascade_tools.store import load_npz
 
 TIMEOUT_S = 600.0
@@ -100,12 +101,14 @@ def compare_latency_ms(
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Latency of every row at one client, per model: float64 [rows].
 
-    The models take turns of 50 rows, so that whatever else the machine does meets them alike.
+    The models take turns of 50 rows, so that whatever else the machine does meets them alike; the cores are
+    kept awake (`awake`).
 
     Raises:
         CascadeError: the server answered with an error or not at all.
     """
-    found = _run(url, models, inputs, datatypes, 1, TURN_ROWS, ("LABEL",))
+    with awake_cores():
+        found = _run(url, models, inputs, datatypes, 1, TURN_ROWS, ("LABEL",))
     return dict(zip(models, found["latency_ms"], strict=True))
 
 
