@@ -284,6 +284,33 @@ class PredictedPolicy(_Value):
     energy_j: float | None = None
 
 
+class Spread(_Value):
+    """Where accepted confidences lay: inner edges of the bins, their shares, and independent rows."""
+
+    edges: tuple[float, ...]
+    shares: tuple[float, ...]
+    rows: float
+
+
+class Recalibrated(_Value):
+    """What a policy's cuts were fitted to again.
+
+    Attributes:
+        shadow_sha256: of the log.
+        rows: of the log, by tier.
+        first_time: seconds since the epoch, and `last_time` likewise.
+        searched: the search's policies: the chosen one, then the alternatives.
+        spread: by tier, of the confidences in the log that the new cut accepts.
+    """
+
+    shadow_sha256: str
+    rows: dict[str, int]
+    first_time: float
+    last_time: float
+    searched: tuple[PolicyTable, ...]
+    spread: dict[str, Spread]
+
+
 class RoutingPolicy(Artifact):
     """The policy that the search chose, beside the reference alone.
 
@@ -292,6 +319,7 @@ class RoutingPolicy(Artifact):
         alternatives: policies that keep the same promise, from the most careful to the chosen one.
         certified: `chosen` is within the allowance on rows that the search never saw.
         max_accuracy_drop: the allowance in points.
+        recalibrated: where the cuts are not the search's; figures and promise are still for the plan's rows.
     """
 
     kind: Literal["policy"] = "policy"
@@ -305,6 +333,7 @@ class RoutingPolicy(Artifact):
     cost_unit: str
     search_rows: int
     verify_rows: int
+    recalibrated: Recalibrated | None = None
 
 
 class Frontier(Artifact):

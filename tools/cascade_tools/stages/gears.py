@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from cascade_tools.artifacts import (
     Calibration,
     Exported,
@@ -22,14 +20,13 @@ from cascade_tools.planning.placement import Device, sustainable_rate
 from cascade_tools.spec import Cascade
 from cascade_tools.stages.calibrate import CALIBRATION_FILE
 from cascade_tools.stages.export import EXPORTED_FILE
-from cascade_tools.stages.place import PLACEMENT_FILE, expand, tier_loads
+from cascade_tools.stages.place import PLACEMENT_FILE, expand, placed_counts, tier_loads
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.stages.search import POLICY_FILE
 from cascade_tools.store import Workspace, readable_disk_errors
 
 GEARS_FILE = "gear_plan.json"
-UNBOUNDED = 10**6
 
 
 def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
@@ -42,15 +39,10 @@ def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
     placement = work.load(PLACEMENT_FILE, Placement, "place")
     groups = expand(cascade)
     devices = tuple(Device(g.type, g.memory_mib - g.reserved_mib) for g in groups)
-    count = np.zeros((len(cascade.tiers), len(groups)), np.int64)
-    for placed in placement.instances:
-        count[cascade.tier_names.index(placed.tier), placed.device] = placed.count
 
     def sustainable_rps(candidate: PredictedPolicy) -> float:
         loads = tier_loads(cascade, profile, candidate.reach, groups)
-        # Hops are no instances: nothing but the busy share of the devices bounds them.
-        free = np.full((len(loads) - len(count), len(groups)), UNBOUNDED, np.int64)
-        return sustainable_rate(loads, devices, np.vstack([count, free]))[0]
+        return sustainable_rate(loads, devices, placed_counts(cascade, placement, len(loads)))[0]
 
     choices = choose_gears(
         (policy.reference, *policy.alternatives),

@@ -35,7 +35,7 @@ from cascade_tools.stages.place import PLACEMENT_FILE, place
 from cascade_tools.stages.profile import PROFILE_FILE, profile
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.stages.search import FRONTIER_FILE, POLICY_FILE, search
-from cascade_tools.store import Workspace, digest_file, digest_files, digest_value
+from cascade_tools.store import Workspace, digest_file, digest_files, digest_value, readable_disk_errors
 
 State = Literal["fresh", "stale", "missing"]
 
@@ -196,6 +196,14 @@ def run_all(work: Workspace, target: Target, report: Reporter, *, force: bool = 
         report.say(f"{step}: {'running again' if state == 'fresh' else state}")
         stage.run(work, stage.made_from(work), report)
     report.say(f"[{len(STAGES) + 1}/{len(STAGES) + 1}] build-repo")
+    return build_repo(work, target, check=False, report=report)
+
+
+def take_policy(work: Workspace, policy: RoutingPolicy, target: Target, report: Reporter) -> Path:
+    """Put another policy in the place of the search's; gears and repository follow, the placement stays."""
+    with readable_disk_errors(work.build):
+        work.save(POLICY_FILE, policy)
+    run_stage("gears", work, report)
     return build_repo(work, target, check=False, report=report)
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from cascade_tools.artifacts import PlacedDevice, PlacedInstances, Placement, Profile, RoutingPolicy
 from cascade_tools.errors import CheckFailed, Infeasible, UsageError
@@ -22,6 +23,7 @@ from cascade_tools.store import Workspace, readable_disk_errors
 
 PLACEMENT_FILE = "placement.json"
 HOPS = "(hops)"  # no tier can have this name
+UNBOUNDED = 10**6
 
 
 def place(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
@@ -80,6 +82,18 @@ def solver_output_on_stderr() -> Iterator[None]:
 def expand(cascade: Cascade) -> list[DeviceGroup]:
     """One entry per device, in the order of the device file."""
     return [group for group in load_devices(cascade).devices for _ in range(group.count)]
+
+
+def placed_counts(cascade: Cascade, placement: Placement, loads: int) -> npt.NDArray[np.int64]:
+    """Instances of every load on every device, [loads, devices].
+
+    Hops are no instances: nothing but the busy share of the devices bounds them.
+    """
+    count = np.full((loads, len(placement.devices)), UNBOUNDED, np.int64)
+    count[: len(cascade.tiers)] = 0
+    for placed in placement.instances:
+        count[cascade.tier_names.index(placed.tier), placed.device] = placed.count
+    return count
 
 
 def tier_loads(

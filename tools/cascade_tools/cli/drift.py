@@ -1,0 +1,146 @@
+"""The verb about drifted traffic: look for it, and fit the cuts again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cascade_tools.cli.options import BUILD, AsJson, BuildDir, Folder, TargetName, open_workspace
+from cascade_tools.cli.output import show_json, show_line, show_table
+
+if TYPE_CHECKING:
+    from cascade_tools.stages.recalibrate import Proposal, TierDrift
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb of this file."""
+    example = "cascade-tools recalibrate ensembles/digits --shadow shadow.jsonl"
+    app.command(epilog=f"Example: {example}")(recalibrate)
+
+
+def recalibrate(
+    folder: Folder,
+    shadow: Annotated[
+        Path | None,
+        typer.Option(help="Shadow log (JSON lines); else shadow.jsonl in the cascade's build folder."),
+    ] = None,
+    false_alarm_rate: Annotated[
+        float, typer.Option(help="Chance that each of the two tests calls a drift where there is none.")
+    ] = 0.01,
+    min_rate: Annotated[
+        float | None, typer.Option(help="Rows/s that the placed instances must still sustain.")
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Take the new cuts into the plan.")] = False,
+    target: TargetName = "embedded",
+    build_dir: BuildDir = BUILD,
+    as_json: AsJson = False,
+) -> None:
+    """Test a shadow log for drift and propose new cuts; nothing changes without --apply."""
+    from cascade_tools.stages.pipeline import take_policy
+    from cascade_tools.stages.progress import stderr_reporter
+    from cascade_tools.stages.recalibrate import RECALIBRATED_FILE, SHADOW_FILE
+    from cascade_tools.stages.recalibrate import recalibrate as run
+
+    work = open_workspace(folder, build_dir)
+    found = run(work, shadow or work.path(SHADOW_FILE), false_alarm_rate, min_rate)
+    _show_tests(found.tiers, false_alarm_rate)
+    if found.proposal is None:
+        short = [tier.tier for tier in found.tiers if tier.agreement is None]
+        show_line("no drift was noticed" + (f"; too few rows of {', '.join(short)}" if short else ""))
+    else:
+        _show_proposal(found.proposal)
+        show_line(f"  proposed: {work.path(RECALIBRATED_FILE)}")
+        if apply:
+            repository = take_policy(work, found.proposal.policy, target, stderr_reporter())
+            show_line(f"  applied: {repository}")
+        else:
+            show_line("  nothing was changed; --apply takes the new cuts into the plan")
+    if as_json:
+        show_json(
+            {
+                "drifted": found.proposal is not None,
+                "false_alarm_rate": false_alarm_rate,
+                "tiers": [_tier_json(tier) for tier in found.tiers],
+                "proposal": None if found.proposal is None else _proposal_json(found.proposal),
+                "applied": apply and found.proposal is not None,
+            }
+        )
+
+
+def _show_tests(tiers: tuple[TierDrift, ...], false_alarm_rate: float) -> None:
+    rows = []
+    for tier in tiers:
+        if tier.stability is None or tier.agreement is None:
+            rows.append([tier.tier, f"{tier.rows:,}", *("too few rows",) * 2, ""])
+            continue
+        stable, agree = tier.stability, tier.agreement
+        at = f"yes, at its row {agree.noticed_at:,}" if agree.noticed_at else "no"
+        rows.append(
+            [
+                tier.tier,
+                f"{tier.rows:,}",
+                f"{stable.index:.3f} (limit {stable.limit:.3f})",
+                f"{agree.seen:.2%} (planned {agree.planned:.2%}, tolerated {agree.tolerated:.2%})",
+                at if agree.noticed_at or not stable.shifted else "yes, by stability",
+            ]
+        )
+    show_table(
+        f"Shadow log against the plan; false alarms at most {false_alarm_rate:.1%} a test",
+        ["tier", "rows", "population stability", "differs from the giant", "drifted"],
+        rows,
+        figures=False,
+    )
+
+
+def _show_proposal(proposal: Proposal) -> None:
+    show_table(
+        "New cuts",
+        ["tier", "answers from", "so far", "of its answers kept", "differs from the giant then"],
+        [
+            [
+                cut.tier,
+                f"{cut.cut:.4f}" if cut.kept else "never",
+                f"{cut.planned:.4f}",
+                f"{cut.kept:.1%}",
+                f"{cut.disagreement:.2%} (planned {cut.planned_disagreement:.2%})",
+            ]
+            for cut in proposal.cuts
+        ],
+    )
+    policy = proposal.policy
+    show_line(
+        f"  on this traffic at most {proposal.cost:.5g} {policy.cost_unit} (modelled; the reference alone "
+        f"{policy.reference.cost:.5g}); the placed instances sustain {proposal.rate_rps:.0f} rows/s instead "
+        f"of {proposal.planned_rate_rps:.0f}"
+    )
+    if policy.certified:
+        show_line(
+            f"  certified at {policy.chosen.accuracy_drop_bound:.2f} points on the plan's rows; of the new "
+            "traffic nothing is promised: that needs labelled rows of it"
+        )
+
+
+def _tier_json(tier: TierDrift) -> dict[str, Any]:
+    return {
+        "tier": tier.tier,
+        "rows": tier.rows,
+        "drifted": tier.drifted,
+        "stability": None if tier.stability is None else asdict(tier.stability),
+        "agreement": None if tier.agreement is None else asdict(tier.agreement),
+    }
+
+
+def _proposal_json(proposal: Proposal) -> dict[str, Any]:
+    return {
+        "cuts": [asdict(cut) for cut in proposal.cuts],
+        "policy": proposal.policy.chosen.table.model_dump(mode="json"),
+        "cost": proposal.cost,
+        "reference_cost": proposal.policy.reference.cost,
+        "rate_rps": proposal.rate_rps,
+        "planned_rate_rps": proposal.planned_rate_rps,
+        "certified": proposal.policy.certified,
+        "bound": proposal.policy.chosen.accuracy_drop_bound if proposal.policy.certified else None,
+    }

@@ -1,0 +1,127 @@
+"""New accept cuts for drifted traffic, from rows that tier and giant both labelled.
+
+Of the rows that a tier answers, it may differ from the giant on as large a share as planned. The new cut is
+the lowest from which up the logged rows keep that share; it is below the planned one only where the log
+holds rows from below. What goes where below the cut stays as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade_tools.artifacts import PolicyTable, Route, ScoreTable
+from cascade_tools.planning.drift import SampledRows
+from cascade_tools.planning.evaluate import follow
+from cascade_tools.runtime.policy import ANSWER
+
+
+@dataclass(frozen=True)
+class NewCut:
+    """The cut from which a tier answers.
+
+    Attributes:
+        planned: so far.
+        cut: from now on.
+        planned_disagreement: share of the tier's answers that the giant would not have given, in the plan.
+        disagreement: the same in the log, with the new cut; 0 where it answers nothing.
+        kept: share of its answers in the log that the tier still gives.
+    """
+
+    tier: str
+    planned: float
+    cut: float
+    planned_disagreement: float
+    disagreement: float
+    kept: float
+
+
+@dataclass(frozen=True)
+class PlannedAnswers:
+    """What a policy's tier answered on the plan's rows: [rows] each."""
+
+    confidence: npt.NDArray[np.float64]
+    agrees: npt.NDArray[np.bool_]
+    group: npt.NDArray[np.int64]
+
+    @property
+    def disagreement(self) -> float:
+        """Share of rows on which tier and giant differ."""
+        return float((~self.agrees).mean()) if len(self.agrees) else 0.0
+
+    def from_confidence(self, cut: float) -> PlannedAnswers:
+        """The rows of at least this confidence."""
+        keep = self.confidence >= cut
+        return PlannedAnswers(self.confidence[keep], self.agrees[keep], self.group[keep])
+
+
+def planned_answers(table: ScoreTable, policy: PolicyTable) -> dict[str, PlannedAnswers]:
+    """By tier that answers from a cut up; the last agrees with itself and is left out."""
+    answered = follow(table, policy).answered
+    found = {}
+    for tier, route in zip(policy.tiers, policy.routes, strict=True):
+        if accept_cut(route) is None:
+            continue
+        own = table.tiers.index(tier)
+        mine = answered[:, own]
+        found[tier] = PlannedAnswers(
+            np.nan_to_num(table.confidence[mine, own]).astype(np.float64),
+            table.label[mine, own] == table.label[mine, -1],
+            table.group[mine],
+        )
+    return found
+
+
+def accept_cut(route: Route) -> float | None:
+    """The confidence from which up a tier answers; None where it answers nothing, or everything."""
+    return float(route.cuts[-1]) if route.cuts and route.to[-1] == ANSWER else None
+
+
+def refit(
+    policy: PolicyTable, planned: Mapping[str, float], logged: Mapping[str, SampledRows]
+) -> tuple[PolicyTable, tuple[NewCut, ...]]:
+    """The policy with new accept cuts, and what changed.
+
+    Args:
+        policy: in use.
+        planned: by tier, the share of its answers that the giant would not have given, as searched.
+        logged: by tier; a tier without rows keeps its cut.
+    """
+    routes, changed = list(policy.routes), []
+    for own, tier in enumerate(policy.tiers):
+        old = policy.routes[own]
+        cut, rows = accept_cut(old), logged.get(tier)
+        if cut is None or rows is None or not len(rows):
+            continue
+        new = _lowest_cut(rows, cut, planned[tier])
+        above, kept = rows.where(rows.confidence >= cut), rows.where(rows.confidence >= new)
+        changed.append(
+            NewCut(
+                tier=tier,
+                planned=cut,
+                cut=new,
+                planned_disagreement=planned[tier],
+                disagreement=kept.disagreement,
+                kept=min(1.0, float(kept.weight.sum() / above.weight.sum())) if len(above) else 0.0,
+            )
+        )
+        routes[own] = Route(cuts=(*(min(low, new) for low in old.cuts[:-1]), new), to=old.to)
+    return PolicyTable(tiers=policy.tiers, routes=tuple(routes)), tuple(changed)
+
+
+def _lowest_cut(rows: SampledRows, planned: float, share: float) -> float:
+    """The lowest cut with at most `share` of disagreements above it, one more being counted than was seen."""
+    order = np.argsort(-rows.confidence, kind="stable")
+    confidence, weight = rows.confidence[order], rows.weight[order]
+    one = weight.mean()
+    differ = (np.cumsum(weight * ~rows.agrees[order]) + one) / (np.cumsum(weight) + one)
+    last_of_equal = np.append(confidence[1:] < confidence[:-1], True)
+    good = np.flatnonzero((differ <= share) & last_of_equal)
+    if not len(good):
+        return float(np.nextafter(np.float32(max(1.0, planned, confidence[0])), np.float32(2.0)))
+    lowest = float(confidence[good[-1]])
+    # Nothing is known of confidences between the planned cut and the next logged one.
+    return planned if good[-1] == len(confidence) - 1 and lowest >= planned else lowest

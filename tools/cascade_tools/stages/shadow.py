@@ -1,0 +1,68 @@
+"""Reads a shadow log: rows that a tier labelled and the giant, too.
+
+One JSON object a line: `time` (seconds since the epoch), `tier`, `confidence`, `label` (the tier's),
+`giant_label`, and `probability` (with which the row was sampled, in (0, 1]).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cascade_tools.errors import ArtifactError
+from cascade_tools.planning.drift import SampledRows
+from cascade_tools.spec import describe
+
+
+class ShadowRow(BaseModel):
+    """One line of the log."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    time: float = Field(ge=0.0, allow_inf_nan=False)
+    tier: str
+    confidence: float = Field(allow_inf_nan=False)
+    label: int
+    giant_label: int
+    probability: float = Field(gt=0.0, le=1.0)
+
+
+def read_shadow(path: Path, tiers: Sequence[str]) -> dict[str, SampledRows]:
+    """The log's rows by tier, in the order of time. A last line that is still being written is left out.
+
+    Raises:
+        ArtifactError: missing, or a line does not fit; names the line and the field.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from error
+    lines = text.split("\n")[:-1]  # the router ends every line that is whole
+    by_tier: dict[str, list[ShadowRow]] = defaultdict(list)
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = ShadowRow.model_validate_json(line)
+        except ValidationError as error:
+            raise ArtifactError(f"{path}, line {number}: {describe(error)}") from None
+        if row.tier not in tiers:
+            raise ArtifactError(
+                f"{path}, line {number}: tier: {row.tier!r} is none of {', '.join(tiers)}",
+                "give a log of this cascade",
+            )
+        by_tier[row.tier].append(row)
+    return {tier: _arrays(rows) for tier, rows in by_tier.items() if tier != tiers[-1]}
+
+
+def _arrays(rows: list[ShadowRow]) -> SampledRows:
+    rows = sorted(rows, key=lambda row: row.time)
+    return SampledRows(
+        time=np.array([row.time for row in rows]),
+        # As the router compares it: in single precision.
+        confidence=np.array([row.confidence for row in rows], np.float32).astype(np.float64),
+        agrees=np.array([row.label == row.giant_label for row in rows]),
+        weight=np.array([1.0 / row.probability for row in rows]),
+    )
