@@ -157,7 +157,7 @@ def compare(
     refitted = policy.recalibrated
     searched = refitted.searched[0] if refitted else policy.chosen.table
     found = []
-    answers = planned_answers(unseen, searched)
+    answers = {tier: was for tier, was in planned_answers(unseen, searched).items() if tier in cuts}
     for tier, was in answers.items():
         if refitted is None:
             was = was.from_confidence(cuts[tier])
