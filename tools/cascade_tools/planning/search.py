@@ -26,7 +26,8 @@ from cascade_tools.planning.thresholds import Grid, search_thresholds
 
 SEED = 0
 SAMPLE_ROWS = 10_000
-POLISH_ROWS = 60_000
+POLISH_ROWS = 20_000
+POLISH_SHARE = 1 / 16  # of the rows of a large table
 PRICES = 16
 STARTS_PER_SIDE = 2
 MUCH_DEARER = 1.1
@@ -332,7 +333,7 @@ def _cheapest_within(
         best = cheapest_of_all(rows, wanted)
         return [] if best is None else [_seen(rows, best, run_policy(rows, best))]
     gain = -max_accuracy_drop / 100.0
-    sample = rows.sample(POLISH_ROWS, SEED + 1)
+    sample = rows.sample(max(POLISH_ROWS, int(rows.rows * POLISH_SHARE)), SEED + 1)
     # Three tiers or four have few local optima; more tiers have many.
     cold = COLD_SHARES[: max(1, rows.tiers - 3)]
     found = _cheapest_near(sample, candidates, gain, cold)
@@ -346,7 +347,7 @@ def _more_careful(
     rows: BinnedRows, candidates: list[_Candidate], max_accuracy_drop: float
 ) -> Iterator[_Candidate]:
     """The cheapest policies for smaller allowances, each by one standard error of a typical difference."""
-    sample = rows.sample(POLISH_ROWS, SEED + 1)
+    sample = rows.sample(max(POLISH_ROWS, int(rows.rows * POLISH_SHARE)), SEED + 1)
     error = np.sqrt(TYPICAL_DISAGREEMENT / sample.rows)
     for errors in range(1, CAREFUL_STEPS + 1):
         gain = errors * error - max_accuracy_drop / 100.0
