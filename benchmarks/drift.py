@@ -38,7 +38,7 @@ CASCADE = Path("ensembles/digits")
 SAMPLED = 0.2
 FALSE_ALARM_RATE = 0.01
 SEED = 0
-DEGREES = (0, 5, 10, 15, 20, 30)
+DEGREES = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0)
 SIGMAS = (0.1, 0.2, 0.3, 0.4)
 
 

@@ -6,10 +6,15 @@ the first 20,000 rows; the 1,000 cheapest that are accurate there, or miss it by
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from cascade_tools.artifacts import PredictedPolicy, ScoreTable
 from cascade_tools.planning.evaluate import Question, evaluate, threshold_policy
+
+Array = npt.NDArray[Any]
 
 GRID = 100
 VECTORS = 100_000
@@ -42,9 +47,7 @@ def published(table: ScoreTable, question: Question, seed: int = 0) -> Predicted
     return evaluate(table, threshold_policy(table.tiers, [float(values[i]) for i in best]), question)
 
 
-def _score(
-    right: np.ndarray, cell: np.ndarray, picks: np.ndarray, cost: tuple[float, ...]
-) -> tuple[np.ndarray, np.ndarray]:
+def _score(right: Array, cell: Array, picks: Array, cost: tuple[float, ...]) -> tuple[Array, Array]:
     """Accuracy above the last tier, and cost, of every vector."""
     rows, tiers = right.shape
     reference = right[:, -1].sum()
