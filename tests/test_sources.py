@@ -19,7 +19,7 @@ from cascade_tools.artifacts import CalibratedTier, InputSpec, Reliability
 from cascade_tools.errors import UsageError
 from cascade_tools.runtime.head import Curve, apply_head
 from cascade_tools.spec import Cascade
-from cascade_tools.stages.sources import Source, load_source
+from cascade_tools.stages.sources import ServedOutputs, Source, load_source
 from tests.helpers import Array, Json, spec_content, write_cascade
 
 FEATURES, CLASSES = 3, 4
@@ -243,7 +243,7 @@ def test_an_exported_torch_source_answers_as_its_source(tmp_path: Path) -> None:
     source = load(tmp_path, {"torch": "ladder:Pair"})
     specs = (*INPUTS, InputSpec(name="SHIFT", datatype="INT64", dims=(CLASSES,)))
     head = head_of("max_probability", 1.7)
-    graph = source.export(head, specs, probabilities=True)
+    graph = source.export(ServedOutputs(head, None, True), specs)
     for count in (1, 2, 33):
         shift = np.random.default_rng(1).integers(-3, 4, (count, CLASSES))
         inputs = {**rows(count), "SHIFT": shift}
@@ -254,7 +254,7 @@ def test_an_exported_torch_source_answers_as_its_source(tmp_path: Path) -> None:
 def test_a_model_that_does_not_export_names_the_field(tmp_path: Path) -> None:
     source = load(tmp_path, {"torch": "ladder:Branch"})
     with pytest.raises(UsageError, match=r"tiers\.small\.source: export to ONNX: "):
-        source.export(head_of("max_probability", 1.0), INPUTS, probabilities=False)
+        source.export(ServedOutputs(head_of("max_probability", 1.0), None, False), INPUTS)
 
 
 def linear_graph(opset: int = 13, outputs: int = 1, batch: str | None = "rows") -> onnx.ModelProto:
@@ -296,7 +296,7 @@ def test_an_onnx_source_joined_with_its_head_answers_as_its_source(
     onnx.save(linear_graph(opset), tmp_path / "small.onnx")
     source = load(tmp_path, FROM_ONNX)
     head = head_of(signal, 0.6)
-    graph = source.export(head, INPUTS, probabilities=False)
+    graph = source.export(ServedOutputs(head, None, False), INPUTS)
     for count in (1, 33):
         found = run_graph(graph, rows(count))
         assert_equals_head(found, source.logits(rows(count)), head, probabilities=False)
@@ -336,7 +336,7 @@ def test_a_fitted_curve_is_in_the_graph(tmp_path: Path, signal: str, knots: int)
     specs = (*INPUTS, InputSpec(name="SHIFT", datatype="INT64", dims=(CLASSES,)))
     head = head_of(signal, 1.3).model_copy(update={"curve": curve})
     inputs = {**rows(64), "SHIFT": rng.integers(-1, 2, (64, CLASSES))}
-    found = run_graph(source.export(head, specs, probabilities=False), inputs)
+    found = run_graph(source.export(ServedOutputs(head, None, False), specs), inputs)
     wanted = apply_head(source.logits(inputs), head.temperature, head.signal, curve)
     np.testing.assert_allclose(found["CONFIDENCE"][:, 0], wanted.confidence, atol=1e-4)
     assert found["LABEL"][:, 0].tolist() == wanted.label.tolist()

@@ -73,11 +73,18 @@ class InputSpec(_Value):
 
 
 class Calibration(Artifact):
-    """One fitted head per tier, and the shape of the problem that running the models showed."""
+    """One fitted head per tier, and the shape of the problem that running the models showed.
+
+    Attributes:
+        tokens: labels per row; None where a row has one.
+        mask: the input that says which tokens count; None for all.
+    """
 
     kind: Literal["calibration"] = "calibration"
     inputs: tuple[InputSpec, ...]
     classes: int
+    tokens: int | None = None
+    mask: str | None = None
     labels: Labels = "target"
     rows: dict[str, int]
     tiers: tuple[CalibratedTier, ...]
@@ -438,6 +445,7 @@ class GearPlan(Artifact):
     kind: Literal["gear_plan"] = "gear_plan"
     inputs: tuple[InputSpec, ...]
     classes: int
+    tokens: int | None = None
     probabilities: bool
     ladder: tuple[LadderTier, ...]
     gears: tuple[Gear, ...]

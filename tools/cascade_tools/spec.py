@@ -141,13 +141,15 @@ class CalibrationChoice(_Spec):
             `isotonic` a rising curve of the signal; `none` takes the model as it is; `auto` the best of them
             per tier, by the cross-validated likelihood of being right.
         signal: the largest probability, the top-1 minus top-2 margin (CascadeServe), or one minus the
-            normalised entropy.
+            normalised entropy. Of models that label tokens, the smallest over the tokens.
+        mask: the input [rows, tokens] that is not 0 where a token counts; without it all do.
         splits: shares of the validation groups for fitting heads, searching policies and verifying the
             promise.
     """
 
     method: Literal["temperature", "platt", "isotonic", "none", "auto"] = "temperature"
     signal: Literal["max_probability", "margin", "entropy"] = "max_probability"
+    mask: str | None = None
     splits: Splits = Splits()
 
 

@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
 from cascade_tools.artifacts import IntArray, Reliability
-from cascade_tools.runtime.head import Curve, Scores, apply_head, log_softmax
+from cascade_tools.runtime.head import NO_LABEL, Curve, Scores, apply_head, log_softmax
 
 Logits = npt.NDArray[np.floating[Any]]
 LOG_INVERSE_TEMPERATURE_BOUNDS = (-10.0, 10.0)
@@ -32,10 +32,10 @@ def fit_temperature(logits: Logits, target: IntArray) -> float:
     right there is nothing to learn from (the likelihood rises for ever as the temperature falls): 1.
 
     Args:
-        logits: [rows, classes], all finite.
-        target: int [rows].
+        logits: [rows, classes], all finite; or [rows, tokens, classes].
+        target: int [rows]; or [rows, tokens], -1 for a token that does not count.
     """
-    wide = np.asarray(logits, np.float64)
+    wide, target = _counted(logits, target)
     if (wide.argmax(axis=1) == target).all():
         return 1.0
 
@@ -60,9 +60,26 @@ class Head:
     temperature: float = 1.0
     curve: Curve | None = None
 
-    def __call__(self, logits: Logits) -> Scores:
-        """Label and confidence of rows."""
-        return apply_head(logits, self.temperature, self.signal, self.curve)
+    def __call__(self, logits: Logits, mask: npt.NDArray[np.bool_] | None = None) -> Scores:
+        """Label and confidence of rows; `mask` as `apply_head` takes it."""
+        return apply_head(logits, self.temperature, self.signal, self.curve, mask)
+
+
+def mask_of(target: IntArray) -> npt.NDArray[np.bool_] | None:
+    """Which tokens count, [rows, tokens]; None for targets without tokens."""
+    return target != NO_LABEL if target.ndim == 2 else None
+
+
+def is_right(label: IntArray, target: IntArray) -> npt.NDArray[np.bool_]:
+    """Per row, [rows]: the label is the target; of tokens, all are."""
+    right: npt.NDArray[np.bool_] = label == target
+    return right if right.ndim == 1 else right.all(axis=1)
+
+
+def _counted(logits: Logits, target: IntArray) -> tuple[npt.NDArray[np.float64], IntArray]:
+    """Logits [n, classes] and targets [n] of what counts: rows, or their tokens one by one."""
+    wide, mask = np.asarray(logits, np.float64), mask_of(target)
+    return (wide, target) if mask is None else (wide[mask], target[mask])
 
 
 def fit_head(logits: Logits, target: IntArray, method: Method, signal: Signal) -> Head:
@@ -71,8 +88,8 @@ def fit_head(logits: Logits, target: IntArray, method: Method, signal: Signal) -
     Platt's sigmoid and the isotonic curve are fitted on the raw signal for "is the label right?".
 
     Args:
-        logits: [rows, classes], all finite.
-        target: int [rows].
+        logits: [rows, classes], all finite; or [rows, tokens, classes].
+        target: int [rows]; or [rows, tokens], -1 for a token that does not count.
         method: `temperature`, `platt`, `isotonic` or `none`.
         signal: `max_probability`, `margin` or `entropy`.
     """
@@ -80,8 +97,8 @@ def fit_head(logits: Logits, target: IntArray, method: Method, signal: Signal) -
         return Head(method, signal, fit_temperature(logits, target))
     if method == "none":
         return Head(method, signal)
-    scores = apply_head(logits, 1.0, signal)
-    right = scores.label == target
+    scores = apply_head(logits, 1.0, signal, mask=mask_of(target))
+    right = is_right(scores.label, target)
     if right.all() or not right.any():  # nothing to learn from
         return Head("none", signal)
     curve = _platt(scores.confidence, right) if method == "platt" else _isotonic(scores.confidence, right)
@@ -93,7 +110,7 @@ def best_head(logits: Logits, target: IntArray, group: IntArray, signal: Signal)
     from sklearn.model_selection import GroupKFold
 
     folds = GroupKFold(n_splits=max(2, min(FOLDS, len(np.unique(group)))))
-    parts = list(folds.split(logits, target, group)) if len(np.unique(group)) > 1 else []
+    parts = list(folds.split(group, groups=group)) if len(np.unique(group)) > 1 else []
     losses = {
         method: float(
             np.mean([_held_out_loss(logits, target, fit, held, method, signal) for fit, held in parts])
@@ -107,8 +124,8 @@ def best_head(logits: Logits, target: IntArray, group: IntArray, signal: Signal)
 def _held_out_loss(
     logits: Logits, target: IntArray, fit: IntArray, held: IntArray, method: Method, signal: Signal
 ) -> float:
-    scores = fit_head(logits[fit], target[fit], method, signal)(logits[held])
-    return _binary_nll(scores.confidence, scores.label == target[held])
+    scores = fit_head(logits[fit], target[fit], method, signal)(logits[held], mask_of(target[held]))
+    return _binary_nll(scores.confidence, is_right(scores.label, target[held]))
 
 
 def _binary_nll(confidence: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> float:
@@ -147,13 +164,14 @@ def _isotonic(signal: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> 
 
 
 def reliability(logits: Logits, target: IntArray, head: Head) -> Reliability:
-    """What a head is worth on rows that it was not fitted on."""
-    scores = head(logits)
-    right = scores.label == target
+    """What a head is worth on rows that it was not fitted on; the likelihood is that of single tokens."""
+    scores = head(logits, mask_of(target))
+    right = is_right(scores.label, target)
+    wide, counted = _counted(logits, target)
     return Reliability(
         ece=expected_calibration_error(scores.confidence, right),
         ece_equal_width=expected_calibration_error(scores.confidence, right, equal_width=True),
-        nll=_nll(np.asarray(logits, np.float64) / head.temperature, target),
+        nll=_nll(wide / head.temperature, counted),
         brier=float(((scores.confidence.astype(np.float64) - right) ** 2).mean()),
         auroc=auroc(scores.confidence, right),
     )

@@ -41,7 +41,7 @@ def render_configs(plan: GearPlan, placement: Placement, target: Target) -> dict
     """All `config.pbtxt` by relative path."""
     size = plan.limits.max_batch_size
     probs = [TensorSpec("PROBS", "FP32", (plan.classes,))] if plan.probabilities else []
-    answer = [TensorSpec("LABEL", "INT64", (1,)), TensorSpec("CONFIDENCE", "FP32", (1,))]
+    answer = [TensorSpec("LABEL", "INT64", (plan.tokens or 1,)), TensorSpec("CONFIDENCE", "FP32", (1,))]
     route = [TensorSpec("TIER", "INT32", (1,)), TensorSpec("FLAGS", "INT32", (1,))]
     common: dict[str, Any] = {
         "cascade": plan.cascade,

@@ -22,7 +22,10 @@ RowNumbers = npt.NDArray[np.intp]
 
 
 class TierAnswer(NamedTuple):
-    """What one tier says: label int64 [n], confidence float32 [n], probabilities [n, classes] or None."""
+    """What one tier says: label int64 [n], confidence float32 [n], probabilities [n, classes] or None.
+
+    Of tokens, label is [n, tokens].
+    """
 
     label: npt.NDArray[np.int64]
     confidence: npt.NDArray[np.float32]
@@ -51,9 +54,15 @@ class Ticket:
 
 
 class Batch:
-    """Results of all rows, as arrays; a ticket owns the rows `first .. first + rows`."""
+    """Results of all rows, as arrays; a ticket owns the rows `first .. first + rows`.
 
-    def __init__(self, tickets: list[Ticket], arrived_s: float) -> None:
+    Args:
+        tickets: the requests.
+        arrived_s: on the router's clock.
+        tokens: labels per row; None for one.
+    """
+
+    def __init__(self, tickets: list[Ticket], arrived_s: float, tokens: int | None = None) -> None:
         self.tickets = tickets
         self.arrived_s = arrived_s
         self.rows = 0
@@ -62,7 +71,7 @@ class Batch:
             self.rows += ticket.rows
         self.has_deadline = any(ticket.deadline_s is not None for ticket in tickets)
         self.owner = np.repeat(np.arange(len(tickets)), [ticket.rows for ticket in tickets])
-        self.label = np.zeros(self.rows, np.int64)
+        self.label = np.zeros(self.rows if tokens is None else (self.rows, tokens), np.int64)
         self.confidence = np.zeros(self.rows, np.float32)
         self.tier = np.full(self.rows, -1, np.int32)
         self.flags = np.zeros(self.rows, np.int32)

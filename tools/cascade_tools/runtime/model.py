@@ -80,7 +80,8 @@ class TritonPythonModel:
         if response.has_error():
             raise TierError(response.error().message())
         outputs = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
-        return TierAnswer(outputs["LABEL"].ravel(), outputs["CONFIDENCE"].ravel(), outputs.get("PROBS"))
+        label = outputs["LABEL"] if self._router.plan.tokens else outputs["LABEL"].ravel()
+        return TierAnswer(label, outputs["CONFIDENCE"].ravel(), outputs.get("PROBS"))
 
     def _send(self, batch: Batch, ticket: Ticket) -> None:
         try:
@@ -105,7 +106,7 @@ def _response(batch: Batch, ticket: Ticket) -> Any:
         return _error(ticket.error, pb_utils.TritonError.INTERNAL)
     mine = slice(ticket.first, ticket.first + ticket.rows)
     outputs = [
-        pb_utils.Tensor("LABEL", batch.label[mine, None]),
+        pb_utils.Tensor("LABEL", batch.label[mine].reshape(ticket.rows, -1)),
         pb_utils.Tensor("CONFIDENCE", batch.confidence[mine, None]),
         pb_utils.Tensor("TIER", batch.tier[mine, None]),
         pb_utils.Tensor("FLAGS", batch.flags[mine, None]),

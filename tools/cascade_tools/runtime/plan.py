@@ -73,10 +73,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole plan; `digest` names it in logs and metrics."""
+    """A whole plan; `digest` names it in logs and metrics, `tokens` is labels per row, None for one."""
 
     cascade: str
     inputs: tuple[str, ...]
+    tokens: int | None
     probabilities: bool
     ladder: tuple[TierInfo, ...]
     gears: tuple[GearInfo, ...]
@@ -89,7 +90,7 @@ class Plan:
     def models(self) -> tuple[object, ...]:
         """What a running server cannot change: a plan for other models needs a restart."""
         ladder = tuple((info.tier, info.model, info.sha256) for info in self.ladder)
-        return (self.cascade, self.inputs, self.probabilities, ladder)
+        return (self.cascade, self.inputs, self.tokens, self.probabilities, ladder)
 
     def ladder_index(self, tier: str) -> int:
         """Position of a tier in the full ladder."""
@@ -179,11 +180,15 @@ def _parse_plan(content: Mapping[str, Any], digest: str) -> Plan:
     # Written so that a NaN is refused, too.
     if not all(low.up_to_rps < high.up_to_rps for low, high in pairwise(gears)):
         raise PlanError("gears: up_to_rps must grow from gear to gear")
+    tokens = content.get("tokens")
+    if tokens is not None and int(tokens) < 1:
+        raise PlanError("tokens: at least 1, or null for rows with one label")
     limits = {name: _bounded(content["limits"], "limits", name) for name in LIMITS}
     hysteresis = {name: _bounded(content["hysteresis"], "hysteresis", name) for name in HYSTERESIS}
     return Plan(
         cascade=str(content["cascade"]),
         inputs=tuple(str(entry["name"]) for entry in content["inputs"]),
+        tokens=None if tokens is None else int(tokens),
         probabilities=bool(content["probabilities"]),
         ladder=ladder,
         gears=gears,

@@ -130,7 +130,7 @@ class Router:
         """
         now = time.monotonic()
         plan = self._plan
-        batch = Batch(tickets, now)
+        batch = Batch(tickets, now, plan.tokens)
         with self._lock:
             # What waited before these rows; a full batch says that more waits in Triton.
             queue = self._rows_in_flight - batch.rows

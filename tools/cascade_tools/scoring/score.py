@@ -21,6 +21,7 @@ from cascade_tools.artifacts import (
 )
 from cascade_tools.machine.facts import machine
 from cascade_tools.machine.meters import EnergyMeter, find_meter
+from cascade_tools.planning.calibration import is_right
 from cascade_tools.serving.embedded import Server
 from cascade_tools.serving.load import WARM_UP_REQUESTS, LoadResult, compare_latency_ms, run_load
 from cascade_tools.spec import load_devices
@@ -153,7 +154,7 @@ def _served(
     elif watts is not None:
         energy_j, origin = watts * (tier_s + (router_s or 0.0) + server_s) / count, "modelled"
     return ServedScore(
-        accuracy=float((crowd.load.outputs["LABEL"] == rows.target).mean()),
+        accuracy=float(is_right(crowd.load.outputs["LABEL"], rows.target).mean()),
         latency_mean_ms=float(latency_ms.mean()),
         latency_p50_ms=float(np.median(latency_ms)),
         latency_p99_ms=float(np.percentile(latency_ms, 99)),
@@ -179,10 +180,10 @@ def _tiers(work: Workspace, rows: Rows, share: list[float], giant_accuracy: floa
         if number < len(exported.tiers) - 1:
             session = onnxruntime.InferenceSession(work.path(tier.file), providers=["CPUExecutionProvider"])
             labels = [
-                session.run(["LABEL"], rows.take(slice(s, s + 64)).inputs)[0].ravel()
-                for s in range(0, len(rows), 64)
+                session.run(["LABEL"], rows.take(slice(s, s + 64)).inputs)[0] for s in range(0, len(rows), 64)
             ]
-            accuracy = float((np.concatenate(labels) == rows.target).mean())
+            label = np.concatenate(labels).reshape(rows.target.shape)
+            accuracy = float(is_right(label, rows.target).mean())
         point = planned_point(profile, tier.tier)
         found.append(
             TierScore(

@@ -133,10 +133,11 @@ def _ask(
     wanted = [library.InferRequestedOutput(name) for name in OUTPUTS]
     options = {"client_timeout": TIMEOUT_S} if library is triton_grpc else {}
     result = client.infer(model, tensors, outputs=wanted, parameters=parameters, **options)
-    label, confidence, tier, flags = (result.as_numpy(name).ravel() for name in OUTPUTS)
+    label = result.as_numpy("LABEL")
+    confidence, tier, flags = (result.as_numpy(name).ravel() for name in OUTPUTS[1:])
     return [
         {
-            "label": int(label[i]),
+            "label": label[i].tolist() if label.shape[1] > 1 else int(label[i, 0]),
             "confidence": float(confidence[i]),
             "tier": int(tier[i]),
             "flags": ", ".join(word for bit, word in FLAGS.items() if int(flags[i]) & bit),

@@ -54,7 +54,7 @@ class LoadResult:
     """What came back.
 
     Attributes:
-        outputs: name -> [rows], in the order of the rows sent.
+        outputs: name -> [rows], or [rows, tokens], in the order of the rows sent.
         latency_ms: [rows].
         wall_s: from the first request to the last answer.
         client_cpu_s: CPU time of the sending process during that time.
@@ -157,7 +157,8 @@ async def _send_all(job: Job, rows: dict[str, npt.NDArray[Any]]) -> dict[str, An
                     )
                     latency_ms[number, row] = (time.perf_counter() - start) * 1000.0
                     for name in job.outputs:
-                        answers[name][row] = answer.as_numpy(name).ravel()[0]
+                        values = answer.as_numpy(name)[0]
+                        answers[name][row] = values if len(values) > 1 else values[0]
 
         cpu_before, start = _cpu_s(), time.perf_counter()
         await asyncio.gather(*[one_client() for _ in range(job.clients)])

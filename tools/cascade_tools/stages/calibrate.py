@@ -11,8 +11,16 @@ import numpy.typing as npt
 
 from cascade_tools.artifacts import CalibratedTier, Calibration, Reliability, ScoreTable
 from cascade_tools.errors import ArtifactError, UsageError
-from cascade_tools.planning.calibration import Head, best_head, fit_head, reliability
+from cascade_tools.planning.calibration import (
+    Head,
+    best_head,
+    fit_head,
+    is_right,
+    mask_of,
+    reliability,
+)
 from cascade_tools.planning.splits import split_rows
+from cascade_tools.runtime.head import NO_LABEL
 from cascade_tools.spec import Cascade
 from cascade_tools.stages.progress import Advance, Reporter
 from cascade_tools.stages.sources import Source, load_source
@@ -41,10 +49,12 @@ def calibrate(work: Workspace, made_from: dict[str, str], report: Reporter) -> N
         source = load_source(cascade, tier)
         with report.task(f"  {tier.name}: {len(rows)} rows through the source model") as advance:
             logits[tier.name] = run_source(source, rows, advance)
-    classes = check_logits(cascade, logits, rows)
     if cascade.data.labels == "giant":
-        rows = replace(rows, target=logits[cascade.tier_names[-1]].argmax(axis=1))
-    split = split_rows(rows.target, rows.group, cascade.calibration.splits.model_dump(), SPLIT_SEED)
+        rows = _labelled_by(logits[cascade.tier_names[-1]], cascade, rows)
+    classes = check_logits(cascade, logits, rows)
+    mask = _mask(cascade, rows)
+    target = rows.target if mask is None else np.zeros(len(rows), np.int64)
+    split = split_rows(target, rows.group, cascade.calibration.splits.model_dump(), SPLIT_SEED)
     if len(set(split.tolist())) < len(PARTS):
         raise UsageError(
             f"data.validation: {len(rows)} rows in {len(np.unique(rows.group))} group(s); heads are fitted, "
@@ -52,12 +62,13 @@ def calibrate(work: Workspace, made_from: dict[str, str], report: Reporter) -> N
         )
     fit = split == "fit"
     heads = [_fit(cascade, name, values, rows, fit) for name, values in logits.items()]
-    scores = [head_of(tier)(logits[tier.tier]) for tier in heads]
+    scores = [head_of(tier)(logits[tier.tier], mask) for tier in heads]
+    label, target = _numbered([score.label for score in scores], rows.target)
     table = ScoreTable(
         tiers=cascade.tier_names,
         confidence=np.stack([score.confidence for score in scores], axis=1),
-        label=np.stack([score.label for score in scores], axis=1),
-        target=rows.target,
+        label=label,
+        target=target,
         group=rows.group,
         split=split,
     )
@@ -66,6 +77,8 @@ def calibrate(work: Workspace, made_from: dict[str, str], report: Reporter) -> N
         made_from=made_from,
         inputs=rows.specs(),
         classes=classes,
+        tokens=None if mask is None else rows.target.shape[1],
+        mask=cascade.calibration.mask,
         labels=cascade.data.labels,
         rows={part: int((split == part).sum()) for part in PARTS},
         tiers=tuple(heads),
@@ -90,12 +103,17 @@ def check_on(work: Workspace, path: Path) -> dict[str, Reliability]:
             if wanted not in arrays:
                 raise ArtifactError(f"{path}: no array {wanted!r}")
         logits, target = arrays[name], arrays["target"]
-        if target.ndim != 1 or target.dtype.kind not in "iu" or logits.dtype.kind != "f":
-            raise ArtifactError(f"{path}: {name} must be float [rows, classes] and target int [rows]")
-        if logits.shape != (len(target), calibration.classes) or not len(target):
-            wanted_shape = [len(target), calibration.classes]
+        dims = 1 if calibration.tokens is None else 2
+        if target.ndim != dims or target.dtype.kind not in "iu" or logits.dtype.kind != "f":
+            tokens = "" if dims == 1 else "tokens, "
+            raise ArtifactError(
+                f"{path}: {name} must be float [rows, {tokens}classes] and target int "
+                + ("[rows]" if dims == 1 else "[rows, tokens]")
+            )
+        if logits.shape != (*target.shape, calibration.classes) or not target.size:
+            wanted_shape = [*target.shape, calibration.classes]
             raise ArtifactError(f"{path}: {name} must have shape {wanted_shape}, has {list(logits.shape)}")
-        if not np.isfinite(logits).all() or target.min() < 0 or target.max() >= calibration.classes:
+        if not np.isfinite(logits).all() or not _in_range(target, calibration.classes):
             raise ArtifactError(
                 f"{path}: {name} must be finite and target within 0..{calibration.classes - 1}"
             )
@@ -104,7 +122,7 @@ def check_on(work: Workspace, path: Path) -> dict[str, Reliability]:
 
 
 def run_source(source: Source, rows: Rows, advance: Advance) -> Logits:
-    """Logits [rows, classes] of all rows, two batches at a time, in order."""
+    """Logits [rows, classes], or [rows, tokens, classes], of all rows, two batches at a time, in order."""
     import torch
 
     threads = torch.get_num_threads()
@@ -120,8 +138,8 @@ def run_source(source: Source, rows: Rows, advance: Advance) -> Logits:
                 advance(done + 1, len(starts))
     finally:
         torch.set_num_threads(threads)
-    if any(part.ndim != 2 for part in parts):
-        return parts[0]
+    if any(part.ndim < 2 or part.shape[1:] != parts[0].shape[1:] for part in parts):
+        return parts[0]  # of the wrong shape, as the check of the logits will say
     return np.concatenate(parts)
 
 
@@ -133,14 +151,18 @@ def check_logits(cascade: Cascade, logits: dict[str, Logits], rows: Rows) -> int
     """
     classes = None
     for name, values in logits.items():
-        if values.ndim != 2 or len(values) != len(rows) or values.shape[1] < 1:
-            raise UsageError(f"tiers.{name}: must give logits [rows, classes], gave {list(values.shape)}")
-        classes = classes or values.shape[1]
-        if values.shape[1] != classes:
+        if values.shape[:-1] != rows.target.shape or values.shape[-1] < 1:
+            wanted = "[rows, classes]"
+            if rows.target.ndim == 2:
+                wanted = f"[rows, {rows.target.shape[1]} tokens, classes], as the target has,"
+            raise UsageError(f"tiers.{name}: must give logits {wanted} gave {list(values.shape)}")
+        classes = classes or values.shape[-1]
+        if values.shape[-1] != classes:
             raise UsageError(
-                f"tiers.{name}: gives {values.shape[1]} classes, tier {cascade.tiers[0].name} gives {classes}"
+                f"tiers.{name}: gives {values.shape[-1]} classes, "
+                f"tier {cascade.tiers[0].name} gives {classes}"
             )
-        broken = int((~np.isfinite(values)).any(axis=1).sum())
+        broken = int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).sum())
         if broken:
             raise UsageError(
                 f"tiers.{name}: {broken} of {len(rows)} rows of data.validation give NaN or infinite logits",
@@ -148,12 +170,68 @@ def check_logits(cascade: Cascade, logits: dict[str, Logits], rows: Rows) -> int
             )
     assert classes is not None
     low, high = int(rows.target.min()), int(rows.target.max())
-    if low < 0 or high >= classes:
+    if not _in_range(rows.target, classes):
         raise UsageError(
             f"data.validation: target has labels {low} to {high}, "
             f"but the tiers have {classes} classes: 0 to {classes - 1}"
         )
     return classes
+
+
+def _in_range(target: npt.NDArray[np.int64], classes: int) -> bool:
+    """All targets are classes; a token may have none."""
+    lowest = 0 if target.ndim == 1 else NO_LABEL
+    return bool(target.min() >= lowest and target.max() < classes)
+
+
+def _mask(cascade: Cascade, rows: Rows) -> npt.NDArray[np.bool_] | None:
+    """Which tokens count, [rows, tokens]; None where rows are labelled.
+
+    Raises:
+        UsageError: the input `calibration.mask` and the target do not agree.
+    """
+    name, mask = cascade.calibration.mask, mask_of(rows.target)
+    if name is None:
+        if mask is not None and not mask.all():
+            raise UsageError(
+                "data.validation: target is -1 for some tokens, so the served model must be told which count",
+                "name the input that is 0 there as `calibration.mask`",
+            )
+        return mask
+    if mask is None:
+        raise UsageError("calibration.mask: only tokens have a mask, and target is [rows]")
+    if not np.array_equal(_input_mask(cascade, rows), mask):
+        raise UsageError(f"data.validation: {name} must be 0 exactly where target is -1")
+    return mask
+
+
+def _input_mask(cascade: Cascade, rows: Rows) -> npt.NDArray[np.bool_]:
+    name = cascade.calibration.mask
+    if name not in rows.inputs or rows.inputs[name].ndim != 2:
+        raise UsageError(f"calibration.mask: {name} must be an input [rows, tokens] of data.validation")
+    mask: npt.NDArray[np.bool_] = rows.inputs[name] != 0
+    return mask
+
+
+def _labelled_by(logits: Logits, cascade: Cascade, rows: Rows) -> Rows:
+    """The rows with a tier's answers as their target; unchanged where these are none."""
+    if logits.ndim not in (2, 3) or len(logits) != len(rows):
+        return rows
+    target = logits.argmax(axis=-1).astype(np.int64)
+    if target.ndim == 2 and cascade.calibration.mask is not None:
+        target = np.where(_input_mask(cascade, rows), target, NO_LABEL)
+    return replace(rows, target=target)
+
+
+def _numbered(
+    labels: list[npt.NDArray[np.int64]], target: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Label [rows, tiers] and target [rows]; of tokens, equal sequences have equal numbers."""
+    if target.ndim == 1:
+        return np.stack(labels, axis=1), target
+    _, number = np.unique(np.concatenate([*labels, target]), axis=0, return_inverse=True)
+    *columns, wanted = number.reshape(len(labels) + 1, len(target)).astype(np.int64)
+    return np.stack(columns, axis=1), wanted
 
 
 def head_of(tier: CalibratedTier) -> Head:
@@ -171,13 +249,14 @@ def _fit(
     else:
         head = fit_head(known, target, choice.method, choice.signal)
     held_out, held_target = logits[~fit], rows.target[~fit]
+    label = head(held_out, mask_of(held_target)).label
     return CalibratedTier(
         tier=tier,
         method=head.method,
         signal=head.signal,
         temperature=head.temperature,
         curve=head.curve,
-        accuracy=float((held_out.argmax(axis=1) == held_target).mean()),
+        accuracy=float(is_right(label, held_target).mean()),
         before=reliability(held_out, held_target, Head("none", choice.signal)),
         after=reliability(held_out, held_target, head),
     )

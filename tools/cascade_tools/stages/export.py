@@ -7,13 +7,13 @@ from importlib.metadata import version
 
 import numpy as np
 
-from cascade_tools.artifacts import CalibratedTier, Calibration, Exported, ExportedTier
-from cascade_tools.errors import CheckFailed
+from cascade_tools.artifacts import Calibration, Exported, ExportedTier
+from cascade_tools.errors import CheckFailed, UsageError
 from cascade_tools.runtime.head import apply_head
 from cascade_tools.spec import Tier
 from cascade_tools.stages.calibrate import CALIBRATION_FILE
 from cascade_tools.stages.progress import Reporter
-from cascade_tools.stages.sources import Source, load_source
+from cascade_tools.stages.sources import ServedOutputs, Source, load_source
 from cascade_tools.stages.usercode import Rows, blame_user_code, load_rows
 from cascade_tools.store import Workspace, digest_bytes, readable_disk_errors, write_atomically
 
@@ -33,6 +33,10 @@ def export(work: Workspace, made_from: dict[str, str], report: Reporter) -> None
     """
     cascade = work.cascade
     calibration = work.load(CALIBRATION_FILE, Calibration, "calibrate")
+    if calibration.tokens is not None and cascade.serving.probabilities:
+        raise UsageError(
+            "serving.probabilities: models that label tokens return labels alone", "set it to false"
+        )
     rows = load_rows(cascade, "validation")
     step = max(1, len(rows) // PARITY_ROWS)
     sample = rows.take(slice(None, None, step))
@@ -60,8 +64,9 @@ def export(work: Workspace, made_from: dict[str, str], report: Reporter) -> None
 def _export_tier(work: Workspace, tier: Tier, calibration: Calibration, sample: Rows) -> ExportedTier:
     source = load_source(work.cascade, tier)
     head = calibration.tier(tier.name)
-    graph = source.export(head, calibration.inputs, work.cascade.serving.probabilities)
-    mismatches, error = _compare(graph, source, head, sample)
+    served = ServedOutputs(head, calibration.mask, work.cascade.serving.probabilities)
+    graph = source.export(served, calibration.inputs)
+    mismatches, error = _compare(graph, source, served, sample)
     if mismatches or error > CONFIDENCE_TOLERANCE:
         raise CheckFailed(
             f"tier {tier.name}: the exported graph differs from its source: {mismatches} of "
@@ -83,17 +88,19 @@ def _export_tier(work: Workspace, tier: Tier, calibration: Calibration, sample: 
     )
 
 
-def _compare(graph: bytes, source: Source, head: CalibratedTier, sample: Rows) -> tuple[int, float]:
+def _compare(graph: bytes, source: Source, served: ServedOutputs, sample: Rows) -> tuple[int, float]:
     """Label mismatches (ties apart) and the largest difference of the confidences."""
     import onnxruntime
 
+    head = served.head
     with blame_user_code(f"tiers.{head.tier}: running the exported graph"):
         session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
         label, confidence = session.run(["LABEL", "CONFIDENCE"], sample.inputs)
-    wanted = apply_head(source.logits(sample.inputs), head.temperature, head.signal, head.curve)
-    top = np.sort(wanted.probabilities, axis=1)
-    clear = np.ones(len(sample), bool)
-    if top.shape[1] > 1:
-        clear = top[:, -1] - top[:, -2] > TIE
-    mismatches = int(((label.ravel() != wanted.label) & clear).sum())
+    mask = None if served.mask is None else sample.inputs[served.mask] != 0
+    wanted = apply_head(source.logits(sample.inputs), head.temperature, head.signal, head.curve, mask)
+    top = np.sort(wanted.probabilities, axis=-1)
+    clear = np.ones(wanted.label.shape, bool)
+    if top.shape[-1] > 1:
+        clear = top[..., -1] - top[..., -2] > TIE
+    mismatches = int(((label.reshape(wanted.label.shape) != wanted.label) & clear).sum())
     return mismatches, float(np.abs(confidence.ravel() - wanted.confidence).max())

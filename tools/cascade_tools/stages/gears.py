@@ -63,6 +63,7 @@ def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
                 made_from=made_from,
                 inputs=calibration.inputs,
                 classes=calibration.classes,
+                tokens=calibration.tokens,
                 probabilities=cascade.serving.probabilities,
                 ladder=tuple(_ladder_tier(cascade, profile, exported, name) for name in cascade.tier_names),
                 gears=tuple(

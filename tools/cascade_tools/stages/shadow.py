@@ -1,7 +1,7 @@
 """Reads a shadow log: rows that a tier labelled and the giant, too.
 
 One JSON object a line: `time` (seconds since the epoch), `tier`, `confidence`, `label` (the tier's),
-`giant_label`, and `probability` (with which the row was sampled, in (0, 1]).
+`giant_label`, and `probability` (with which the row was sampled, in (0, 1]). Labels of tokens are lists.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class ShadowRow(BaseModel):
     time: float = Field(ge=0.0, allow_inf_nan=False)
     tier: str
     confidence: float = Field(allow_inf_nan=False)
-    label: int
-    giant_label: int
+    label: int | tuple[int, ...]
+    giant_label: int | tuple[int, ...]
     probability: float = Field(gt=0.0, le=1.0)
 
 

@@ -8,6 +8,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,15 +18,26 @@ from tritonclient.utils import triton_to_np_dtype
 
 from cascade_tools.artifacts import CalibratedTier, InputSpec
 from cascade_tools.errors import UsageError
-from cascade_tools.runtime.head import SMALLEST_PROBABILITY
+from cascade_tools.runtime.head import NO_LABEL, SMALLEST_PROBABILITY
 from cascade_tools.spec import Cascade, Tier
 from cascade_tools.stages.usercode import blame_user_code, call
 
 if TYPE_CHECKING:
+    import onnx
     import torch
 
 Inputs = dict[str, npt.NDArray[Any]]
 OPSET = 20
+PREFIX = "cascade_"  # of everything in a head that is joined to a graph
+
+
+@dataclass(frozen=True)
+class ServedOutputs:
+    """What is fused onto a model: its head, the input that masks tokens, and whether PROBS are wanted."""
+
+    head: CalibratedTier
+    mask: str | None
+    probabilities: bool
 
 
 class Source(Protocol):
@@ -34,9 +46,9 @@ class Source(Protocol):
     parameters: int
 
     def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
-        """Logits [rows, classes] of one batch."""
+        """Logits [rows, classes], or [rows, tokens, classes], of one batch."""
 
-    def export(self, head: CalibratedTier, inputs: tuple[InputSpec, ...], probabilities: bool) -> bytes:
+    def export(self, served: ServedOutputs, inputs: tuple[InputSpec, ...]) -> bytes:
         """An ONNX graph with outputs LABEL, CONFIDENCE and, where asked, PROBS."""
 
 
@@ -82,9 +94,11 @@ class TorchSource:
             found = self._module(*[torch.from_numpy(values) for values in inputs.values()])
             return np.asarray(found.float().numpy(), np.float32)
 
-    def export(self, head: CalibratedTier, inputs: tuple[InputSpec, ...], probabilities: bool) -> bytes:
+    def export(self, served: ServedOutputs, inputs: tuple[InputSpec, ...]) -> bytes:
         """See `Source`."""
-        return _export(_with_head(self._module, head, probabilities), inputs, self._field)
+        names = [spec.name for spec in inputs]
+        mask = None if served.mask is None else names.index(served.mask)
+        return _export(_with_head(self._module, len(names), mask, served), inputs, self._field)
 
 
 class OnnxSource:
@@ -122,26 +136,27 @@ class OnnxSource:
         with blame_user_code(f"{self._field}: run"):
             return np.asarray(self._session.run(None, inputs)[0], np.float32)
 
-    def export(self, head: CalibratedTier, inputs: tuple[InputSpec, ...], probabilities: bool) -> bytes:
+    def export(self, served: ServedOutputs, inputs: tuple[InputSpec, ...]) -> bytes:
         """See `Source`."""
         import onnx
         import torch
         from onnx import compose, version_converter
 
         row = {spec.name: _zeros(spec, rows=1) for spec in inputs}
-        classes = self.logits(row).shape[-1]
-        logits = InputSpec(name="LOGITS", datatype="FP32", dims=(classes,))
-        head_graph = onnx.load_from_string(
-            _export(_with_head(torch.nn.Identity(), head, probabilities), (logits,), self._field)
-        )
+        logits = InputSpec(name="LOGITS", datatype="FP32", dims=self.logits(row).shape[1:])
+        masks = tuple(spec for spec in inputs if spec.name == served.mask)
+        head = _with_head(torch.nn.Identity(), 1, 1 if masks else None, served)
+        head_graph = onnx.load_from_string(_export(head, (logits, *masks), self._field))
         with blame_user_code(f"{self._field}.onnx: joining the graph with its head"):
             own = next(o.version for o in self._model.opset_import if o.domain in ("", "ai.onnx"))
             opset = max(own, OPSET)
             bottom = version_converter.convert_version(self._model, opset)
             top = version_converter.convert_version(head_graph, opset)
             bottom.ir_version = top.ir_version = max(bottom.ir_version, top.ir_version)
-            top = compose.add_prefix(top, "cascade_", rename_inputs=False, rename_outputs=False)
-            merged = compose.merge_models(bottom, top, io_map=[(self._output, "LOGITS")])
+            top = compose.add_prefix(top, PREFIX, rename_outputs=False)
+            merged = compose.merge_models(bottom, top, io_map=[(self._output, f"{PREFIX}LOGITS")])
+            for spec in masks:  # the model and its head read the same input
+                _join_inputs(merged.graph, spec.name, f"{PREFIX}{spec.name}")
             graph: bytes = merged.SerializeToString()
         return graph
 
@@ -171,8 +186,20 @@ def _load_weights(module: torch.nn.Module, path: Path, field: str) -> None:
         ) from None
 
 
-def _with_head(body: torch.nn.Module, head: CalibratedTier, probabilities: bool) -> torch.nn.Module:
+def _join_inputs(graph: onnx.GraphProto, kept: str, other: str) -> None:
+    """Feed what reads the graph's input `other` from its input `kept`."""
+    for node in graph.node:
+        node.input[:] = [kept if name == other else name for name in node.input]
+    graph.input.remove(next(entry for entry in graph.input if entry.name == other))
+
+
+def _with_head(
+    body: torch.nn.Module, body_inputs: int, mask: int | None, served: ServedOutputs
+) -> torch.nn.Module:
+    """The body, which reads the first inputs, with its head; `mask` is the position of the mask."""
     import torch
+
+    head = served.head
 
     class WithHead(torch.nn.Module):
         """The model, then temperature, softmax, label and confidence; see `runtime/head.py`."""
@@ -194,23 +221,30 @@ def _with_head(body: torch.nn.Module, head: CalibratedTier, probabilities: bool)
                 )
 
         def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            logits = self.body(*inputs).float()
+            logits = self.body(*inputs[:body_inputs]).float()
             probs = torch.softmax(logits / head.temperature, dim=-1)
             top = torch.topk(probs, min(2, probs.shape[-1]), dim=-1)
-            confidence = top.values[:, :1]
+            confidence = top.values[..., :1]
             classes = probs.shape[-1]
             if head.signal == "margin" and classes > 1:
-                confidence = confidence - top.values[:, 1:2]
+                confidence = confidence - top.values[..., 1:2]
             if head.signal == "entropy" and classes > 1:
                 surprise = -torch.log(torch.clamp(probs, min=SMALLEST_PROBABILITY))
                 confidence = 1.0 - (probs * surprise).sum(dim=-1, keepdim=True) / math.log(classes)
+            # ArgMax, not TopK: of equal logits both must name the first class.
+            label = torch.argmax(logits, dim=-1, keepdim=True)
+            if logits.ndim == 3:
+                label, confidence = label.squeeze(-1), confidence.squeeze(-1)
+                if mask is not None:
+                    counts = inputs[mask] != 0
+                    label = torch.where(counts, label, NO_LABEL)
+                    confidence = torch.where(counts, confidence, 1.0)
+                confidence = torch.amin(confidence, dim=1, keepdim=True)
             if head.curve is not None:
                 # Each piece adds its slope times how far the signal has come along it.
                 along = torch.clamp(confidence - self.start, min=0.0)
                 confidence = self.low + (torch.minimum(along, self.length) * self.slope).sum(-1, keepdim=True)
-            # ArgMax, not TopK: of equal logits both must name the first class.
-            label = torch.argmax(logits, dim=-1, keepdim=True)
-            return (label, confidence, probs) if probabilities else (label, confidence)
+            return (label, confidence, probs) if served.probabilities else (label, confidence)
 
     return WithHead().eval()
 

@@ -42,7 +42,10 @@ INPUT_NAME = re.compile(r"[A-Za-z_][\w.-]*")  # it ends up in config.pbtxt
 
 @dataclass(frozen=True)
 class Rows:
-    """Labelled rows: `inputs` name -> [rows, ...], `target` int64 [rows], `group` int64 [rows]."""
+    """Labelled rows: `inputs` name -> [rows, ...], `target` int64 [rows], `group` int64 [rows].
+
+    Where tokens are labelled, `target` is [rows, tokens], -1 for a token that does not count.
+    """
 
     inputs: dict[str, npt.NDArray[Any]]
     target: IntArray
@@ -93,14 +96,16 @@ def load_rows(cascade: Cascade, field: str) -> Rows:
     with blame_user_code(where):
         arrays = {str(name): np.asarray(values) for name, values in arrays.items()}
     target = arrays["target"]
-    if target.ndim != 1 or target.dtype.kind not in "iu":
-        raise UsageError(f"{where}: 'target' must be integers [rows], found {_shape(target)}")
+    if target.ndim not in (1, 2) or target.dtype.kind not in "iu":
+        raise UsageError(
+            f"{where}: 'target' must be integers [rows], or [rows, tokens], found {_shape(target)}"
+        )
     if len(target) == 0:
         raise UsageError(f"{where}: the data set is empty")
     inputs = {name: values for name, values in arrays.items() if name not in NOT_INPUTS}
     _check_inputs(inputs, len(target), where)
     group = arrays.get("group", np.arange(len(target)))
-    if group.shape != target.shape or group.dtype.kind not in "iu":
+    if group.shape != target.shape[:1] or group.dtype.kind not in "iu":
         raise UsageError(f"{where}: 'group' must be integers [{len(target)}], found {_shape(group)}")
     return Rows(inputs, target.astype(np.int64), group.astype(np.int64))
 
