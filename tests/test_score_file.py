@@ -106,6 +106,14 @@ def test_another_reference_and_a_budget(scores: Path) -> None:
     assert call("search", *options, "--max-cost", 4).content["cost"] <= 4.0
 
 
+def test_a_smaller_tier_that_is_right_more_often_than_the_reference_is_warned_of(scores: Path) -> None:
+    options = ("--scores", scores, "--cost", COST, "--no-guarantee", "--max-accuracy-drop", 0)
+    assert "warning" not in call("search", *options).err
+    warned = call("search", *options, "--reference", "tiny")
+    assert "warning: giant is right on" in warned.err
+    assert "the reference tiny" in warned.err
+
+
 def test_a_latency_bound(scores: Path) -> None:
     options = ("--scores", scores, "--cost", COST, "--max-accuracy-drop", 16, "--no-guarantee", "--json")
     latency = ("--latency-ms", "tiny=10,base=30,giant=100", "--max-latency", "p99=50")

@@ -123,7 +123,10 @@ def refused(work: Workspace, content: object) -> ArtifactError:
     with pytest.raises(ArtifactError) as caught:
         work.load("calibration.json", Calibration, "calibrate")
     assert str(work.build / "calibration.json") in caught.value.message
-    assert caught.value.hint == f"run `cascade-tools calibrate {work.cascade.folder}`"
+    assert (
+        caught.value.hint
+        == f"run `cascade-tools calibrate {work.cascade.folder} --build-dir {work.build.parent}`"
+    )
     return caught.value
 
 
@@ -131,8 +134,16 @@ def test_a_missing_artifact_names_the_verb_that_makes_it(work: Workspace) -> Non
     with pytest.raises(ArtifactError) as caught:
         work.load("calibration.json", Calibration, "calibrate")
     assert caught.value.message.endswith("calibration.json: missing")
-    assert caught.value.hint == f"run `cascade-tools calibrate {work.cascade.folder}`"
+    assert (
+        caught.value.hint
+        == f"run `cascade-tools calibrate {work.cascade.folder} --build-dir {work.build.parent}`"
+    )
     assert caught.value.exit_code == 2
+
+
+def test_the_usual_build_folder_is_not_named(work: Workspace) -> None:
+    usual = Workspace(work.cascade, Path("build") / work.cascade.name)
+    assert usual.command("search") == f"cascade-tools search {work.cascade.folder}"
 
 
 def test_a_folder_in_the_place_of_an_artifact_is_refused(work: Workspace) -> None:

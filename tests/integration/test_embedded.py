@@ -126,7 +126,7 @@ def serving(small: Workspace, tmp_path: Path) -> Iterator[tuple[subprocess.Popen
             assert process.stdout is not None
             lines = [process.stdout.readline() for _ in range(3)]
             assert lines[2].startswith("{"), lines
-            yield process, json.loads(lines[2])["pid"]
+            yield process, json.loads(lines[2])["server_pid"]
         finally:
             process.kill()
 

@@ -29,6 +29,7 @@ from cascade_tools.errors import ArtifactError, CascadeError
 from cascade_tools.spec import Cascade, describe
 
 _A = TypeVar("_A", bound=Artifact)
+DEFAULT_BUILD = Path("build")  # below the folder where a verb is called
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Workspace:
     def path(self, name: str) -> Path:
         """Path of a derived file, such as `profile.json`."""
         return self.build / name
+
+    def command(self, verb: str) -> str:
+        """What a user types to run a verb on this cascade."""
+        elsewhere = "" if self.build.parent == DEFAULT_BUILD else f" --build-dir {self.build.parent}"
+        return f"cascade-tools {verb} {self.cascade.folder}{elsewhere}"
 
     def save(self, name: str, artifact: Artifact) -> Path:
         """Write one artifact atomically."""
@@ -65,7 +71,7 @@ class Workspace:
             ArtifactError: missing, corrupt, of another kind or of another cascade.
         """
         path = self.path(name)
-        hint = f"run `cascade-tools {made_by} {self.cascade.folder}`"
+        hint = f"run `{self.command(made_by)}`"
         try:
             raw = path.read_bytes()
         except FileNotFoundError:

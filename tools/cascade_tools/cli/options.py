@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from cascade_tools.spec import load_cascade
-from cascade_tools.store import Workspace
+from cascade_tools.store import DEFAULT_BUILD, Workspace
 
 Folder = Annotated[
     Path, typer.Argument(help="Folder of the cascade (with cascade.yaml).", show_default=False)
@@ -20,7 +20,7 @@ TargetName = Annotated[
     typer.Option("--target", help="Server: the embedded Triton, or NVIDIA's container."),
 ]
 
-BUILD = Path("build")
+BUILD = DEFAULT_BUILD
 
 
 def open_workspace(folder: Path, build_dir: Path) -> Workspace:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cascade_tools.cli.options import BUILD, AsJson, BuildDir, open_workspace
-from cascade_tools.cli.output import show_json, show_labels, show_line, show_table
+from cascade_tools.cli.output import show_json, show_labels, show_line, show_table, show_warning
 from cascade_tools.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Search the cheapest policy that keeps the accuracy allowance, and promise it."""
+    from cascade_tools.planning.explain import stronger_than
     from cascade_tools.stages.score_file import Options, search_file
 
     if (folder is None) == (scores is None):
@@ -80,6 +81,9 @@ def search(
         cost, max_accuracy_drop, max_cost, latency_ms, tuple(max_latency or ()), reference, confidence
     )
     table, question, decision = search_file(scores, options, guarantee=guarantee, labels=labels)
+    warning = stronger_than(table, question.reference)
+    if warning:
+        show_warning(warning)
     _show_decision(table, question, decision, "cost")
     show_labels(labels, table.tiers[-1])
     why = _explain(table, question, decision) if explain else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -40,9 +41,7 @@ def serve(
     work = open_workspace(folder, build_dir)
     state = status(work, "embedded", stderr_reporter())["build-repo"]
     if state == "stale":
-        show_warning(
-            f"the repository is behind what it was made from; run `cascade-tools build-repo {folder}`"
-        )
+        show_warning(f"the repository is behind what it was made from; run `{work.command('run')}`")
     free = free_ports()
     ports = Ports(http_port or free.http, grpc_port or free.grpc, metrics_port or free.metrics)
     repository = repository_root(work, "embedded") / "current"
@@ -58,7 +57,8 @@ def serve(
                     "grpc": server.grpc_url,
                     "metrics": server.metrics_url,
                     "log": str(server.log),
-                    "pid": server.process.pid,
+                    "pid": os.getpid(),
+                    "server_pid": server.process.pid,
                 }
             )
         code = server.wait()

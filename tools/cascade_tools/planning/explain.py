@@ -57,6 +57,18 @@ def explain(table: ScoreTable, chosen: PolicyTable, question: Question) -> Expla
     )
 
 
+def stronger_than(table: ScoreTable, reference: int) -> str:
+    """A warning if another tier is more often right than the reference; else nothing."""
+    right = (table.label == table.target[:, None]).mean(axis=0)
+    best = int(right.argmax())
+    if right[best] <= right[reference]:
+        return ""
+    return (
+        f"{table.tiers[best]} is right on {right[best]:.2%} of the rows, the reference "
+        f"{table.tiers[reference]} on {right[reference]:.2%}: is the ladder in order, smallest first?"
+    )
+
+
 def _is_plain(policy: PolicyTable) -> bool:
     return all(route.to in ((own + 1, ANSWER), (ANSWER,)) for own, route in enumerate(policy.routes))
 

@@ -51,7 +51,6 @@ def build_repo(work: Workspace, target: Target, *, check: bool, report: Reporter
 
 def _render(work: Workspace, target: Target) -> tuple[place.Files, dict[str, str]]:
     """All files of the repository, and the configs among them as text."""
-    cascade = work.cascade
     plan = work.load(GEARS_FILE, GearPlan, "gears")
     placement = work.load(PLACEMENT_FILE, Placement, "place")
     exported = work.load(EXPORTED_FILE, Exported, "export")
@@ -67,7 +66,7 @@ def _render(work: Workspace, target: Target) -> tuple[place.Files, dict[str, str
         if digest_file(path) != graph.sha256:
             raise ArtifactError(
                 f"{path}: missing or not the file that was exported",
-                f"run `cascade-tools export {cascade.folder}`",
+                f"run `{work.command('export')}`",
             )
         files[f"{info.model}/{VERSION}/model.onnx"] = path.read_bytes()
     return files, configs

@@ -71,7 +71,7 @@ def profile(work: Workspace, made_from: dict[str, str], report: Reporter) -> Non
             if digest_file(path) != tier.sha256:
                 raise UsageError(
                     f"{path}: missing or not the file that was exported",
-                    f"run `cascade-tools export {cascade.folder}`",
+                    f"run `{work.command('export')}`",
                 )
             before = psutil.Process().memory_info().rss
             session = _open(path)

@@ -274,7 +274,7 @@ def _check_bounds(
 ) -> None:
     question: Question = make_question(work.cascade, work.load(PROFILE_FILE, Profile, "profile"))
     giant = policy.reference.cost
-    replan = "label rows of the new traffic and run `cascade-tools run` again"
+    replan = f"label rows of the new traffic and run `{work.command('run')}` again"
     if proposal.cost >= giant:
         raise Infeasible(
             f"cuts that restore the agreement cost {proposal.cost:.4g} a row, "

@@ -8,6 +8,7 @@ from cascade_tools.artifacts import Frontier, PredictedPolicy, Profile, ProfileP
 from cascade_tools.errors import Infeasible, UsageError
 from cascade_tools.planning.decide import Decision, decide
 from cascade_tools.planning.evaluate import Evaluator, Question
+from cascade_tools.planning.explain import stronger_than
 from cascade_tools.planning.search import frontier, keeps
 from cascade_tools.spec import Cascade, load_devices
 from cascade_tools.stages.calibrate import SCORES_FILE
@@ -36,10 +37,13 @@ def search(work: Workspace, made_from: dict[str, str], report: Reporter) -> None
     """
     cascade = work.cascade
     profile = work.load(PROFILE_FILE, Profile, "profile")
-    hint = f"run `cascade-tools calibrate {cascade.folder}`"
+    hint = f"run `{work.command('calibrate')}`"
     table = load_score_table(work.path(SCORES_FILE), hint)
     question = make_question(cascade, profile)
     report.say(f"  {int((table.split != 'fit').sum())} rows, {len(table.tiers)} tiers")
+    warning = stronger_than(table.where(table.split != "fit"), question.reference)
+    if warning:
+        report.say(f"  warning: {warning}")
     decision = decide(table, question, guarantee=cascade.objective.guarantee)
     front = frontier(table.where(table.split != "fit"), question, decision.pool)
     unit = COST_UNITS[cascade.objective.minimise]
