@@ -257,3 +257,15 @@ def test_a_signal_that_says_the_opposite_gives_the_base_rate() -> None:
     target = np.array([0, 1] * 450 + [0] * 100)
     head = fit_head(logits, target, "platt", "max_probability")
     np.testing.assert_allclose(head(logits).confidence, 0.55, atol=1e-6)
+
+
+def test_the_diagram_s_bins_hold_all_rows_by_rising_confidence() -> None:
+    logits, target = over_confident(3, 1000, 4, 2.0)
+    found = reliability(logits, target, Head("none", "max_probability"))
+    assert len(found.bins) == 10
+    confidence = [part.confidence for part in found.bins]
+    assert confidence == sorted(confidence)
+    right = logits.argmax(axis=1) == target
+    assert np.mean([part.right for part in found.bins]) == pytest.approx(right.mean())
+    gaps = [abs(part.confidence - part.right) for part in found.bins]
+    assert np.mean(gaps) == pytest.approx(found.ece, abs=0.02)

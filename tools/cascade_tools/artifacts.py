@@ -34,6 +34,13 @@ class Artifact(_Value):
     made_from: dict[str, str]
 
 
+class ReliabilityBin(_Value):
+    """Mean confidence and share of right answers in one of ten bins of equal mass."""
+
+    confidence: float
+    right: float
+
+
 class Reliability(_Value):
     """How well a confidence tells the share of right answers, on rows that the head was not fitted on.
 
@@ -42,6 +49,7 @@ class Reliability(_Value):
         nll: negative log-likelihood of the classes at the head's temperature.
         brier: mean square of confidence minus being right.
         auroc: of the confidence for being right; None if all rows agree.
+        bins: for the diagram, by rising confidence.
     """
 
     ece: float
@@ -49,6 +57,7 @@ class Reliability(_Value):
     nll: float
     brier: float
     auroc: float | None
+    bins: tuple[ReliabilityBin, ...] = ()
 
 
 class CalibratedTier(_Value):

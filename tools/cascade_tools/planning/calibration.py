@@ -10,12 +10,13 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
-from cascade_tools.artifacts import IntArray, Reliability
+from cascade_tools.artifacts import IntArray, Reliability, ReliabilityBin
 from cascade_tools.runtime.head import NO_LABEL, Curve, Scores, apply_head, log_softmax
 
 Logits = npt.NDArray[np.floating[Any]]
 LOG_INVERSE_TEMPERATURE_BOUNDS = (-10.0, 10.0)
 ECE_BINS = 15
+DIAGRAM_BINS = 10
 FOLDS = 5
 PLATT_KNOTS = 256
 KNOTS_PER_UNIT = 4096
@@ -174,6 +175,15 @@ def reliability(logits: Logits, target: IntArray, head: Head) -> Reliability:
         nll=_nll(wide / head.temperature, counted),
         brier=float(((scores.confidence.astype(np.float64) - right) ** 2).mean()),
         auroc=auroc(scores.confidence, right),
+        bins=_diagram(scores.confidence, right),
+    )
+
+
+def _diagram(confidence: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> tuple[ReliabilityBin, ...]:
+    order = np.argsort(confidence, kind="stable")
+    return tuple(
+        ReliabilityBin(confidence=float(confidence[part].mean()), right=float(right[part].mean()))
+        for part in np.array_split(order, min(DIAGRAM_BINS, len(order)))
     )
 
 

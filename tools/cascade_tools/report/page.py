@@ -22,7 +22,7 @@ from cascade_tools.errors import ArtifactError
 from cascade_tools.report import pictures
 from cascade_tools.report.compare import compare_served
 from cascade_tools.scoring.score import SCORE_FILE
-from cascade_tools.stages.calibrate import CALIBRATION_FILE, SCORES_FILE
+from cascade_tools.stages.calibrate import CALIBRATION_FILE
 from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.gears import GEARS_FILE
 from cascade_tools.stages.place import PLACEMENT_FILE
@@ -31,7 +31,6 @@ from cascade_tools.stages.search import FRONTIER_FILE, POLICY_FILE
 from cascade_tools.store import (
     Workspace,
     digest_file,
-    load_score_table,
     readable_disk_errors,
     write_atomically,
 )
@@ -49,7 +48,6 @@ def write_report(work: Workspace) -> Path:
     profile = work.load(PROFILE_FILE, Profile, "profile")
     policy = work.load(POLICY_FILE, RoutingPolicy, "search")
     frontier = work.load(FRONTIER_FILE, Frontier, "search")
-    table = load_score_table(work.path(SCORES_FILE))
     score = _score(work)
     values: dict[str, Any] = {
         "version": __version__,
@@ -65,7 +63,7 @@ def write_report(work: Workspace) -> Path:
         "comparison": compare_served(score.giant, score.cascade_score) if score else [],
         "pictures": {
             "frontier": pictures.draw_frontier(frontier, policy),
-            "reliability": pictures.draw_reliability(table),
+            "reliability": pictures.draw_reliability(calibration),
             "profile": pictures.draw_profile(profile),
             "shares": pictures.draw_shares(list(policy.chosen.answers), list(policy.chosen.answers.values())),
         },

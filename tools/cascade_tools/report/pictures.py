@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cascade_tools.artifacts import Frontier, Profile, RoutingPolicy, Score, ScoreTable
+from cascade_tools.artifacts import Calibration, Frontier, Profile, RoutingPolicy, Score
 
 INK = "#1f2933"
 GREY = "#9aa5b1"
 COLOURS = ("#2a9d8f", "#8ab17d", "#e9c46a", "#e76f51", "#264653", "#7b6d8d")
 GIANT = "#e76f51"
 CASCADE = "#2a9d8f"
-RELIABILITY_BINS = 10
 STYLE: Any = {
     "svg.hashsalt": "cascade-tools",
     "svg.fonttype": "none",
@@ -114,28 +112,30 @@ def draw_frontier(frontier: Frontier, policy: RoutingPolicy) -> str:
         return _svg(figure)
 
 
-def draw_reliability(table: ScoreTable) -> str:
-    """Accuracy over confidence, per tier, on rows that the heads were not fitted on."""
-    rows = table.where(table.split != "fit")
+def draw_reliability(calibration: Calibration) -> str:
+    """Accuracy over confidence, per tier, before and after the fit, on rows that the heads did not see."""
+    tiers = calibration.tiers
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(9.0, 2.6, len(rows.tiers))
-        for number, (axis, name) in enumerate(zip(axes, rows.tiers, strict=True)):
-            confidence = rows.confidence[:, number]
-            right = rows.label[:, number] == rows.target
-            parts = np.array_split(np.argsort(confidence, kind="stable"), RELIABILITY_BINS)
-            parts = [part for part in parts if len(part)]
+        figure, axes = _axes(9.0, 2.6, len(tiers))
+        for number, (axis, tier) in enumerate(zip(axes, tiers, strict=True)):
             axis.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
-            axis.plot(
-                [float(confidence[part].mean()) for part in parts],
-                [float(right[part].mean()) for part in parts],
-                "o-",
-                color=COLOURS[number % len(COLOURS)],
-                markersize=4,
-            )
-            axis.set_title(name, fontsize=10)
+            for name, found, colour in (
+                ("before", tier.before, GREY),
+                ("after", tier.after, COLOURS[number % len(COLOURS)]),
+            ):
+                axis.plot(
+                    [part.confidence for part in found.bins],
+                    [part.right for part in found.bins],
+                    "o-",
+                    color=colour,
+                    markersize=4,
+                    label=name,
+                )
+            axis.set_title(tier.tier, fontsize=10)
             axis.set_xlim(0, 1.02)
             axis.set_ylim(0, 1.02)
             axis.set_xlabel("confidence")
+            axis.legend(frameon=False, loc="upper left")
         axes[0].set_ylabel("share right")
         return _svg(figure)
 
