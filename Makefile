@@ -1,5 +1,5 @@
 # Every target uses .venv in this folder and makes it if it is missing.
-.PHONY: help setup demo check test bench-search bench-guarantee format clean
+.PHONY: help setup demo check test bench-search bench-guarantee bench-drift format clean
 .DEFAULT_GOAL := help
 
 help: ## What there is to make
@@ -23,8 +23,13 @@ test: setup ## All tests, those against a real Triton included
 bench-search: setup ## Policies beside the published way: cost, time, memory (about 25 minutes)
 	.venv/bin/python -m benchmarks.search
 
-bench-guarantee: setup ## Is the promise kept on new rows? (about 20 minutes)
+bench-guarantee: setup ## Is the promise kept on new rows? (about 50 minutes)
+	.venv/bin/cascade-tools run ensembles/digits
 	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.guarantee
+
+bench-drift: setup ## The digits drift: when is it noticed, what do new cuts do? (about 5 minutes)
+	.venv/bin/cascade-tools run ensembles/digits
+	.venv/bin/python -m benchmarks.drift
 
 format: setup ## Format and mend what can be mended
 	.venv/bin/ruff format .

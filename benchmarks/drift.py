@@ -22,12 +22,12 @@ from cascade_tools.artifacts import Calibration, PolicyTable, Profile, RoutingPo
 from cascade_tools.machine.facts import machine
 from cascade_tools.planning.drift import SampledRows
 from cascade_tools.planning.evaluate import Evaluator, Question, evaluate, follow
-from cascade_tools.planning.recalibrate import accept_cut, planned_answers, refit
+from cascade_tools.planning.recalibrate import accept_cut, refit
 from cascade_tools.spec import load_cascade
 from cascade_tools.stages.calibrate import CALIBRATION_FILE, SCORES_FILE, head_of, run_source
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.progress import stderr_reporter
-from cascade_tools.stages.recalibrate import TierDrift, answered_by_all, compare
+from cascade_tools.stages.recalibrate import TierDrift, compare
 from cascade_tools.stages.search import POLICY_FILE, make_question
 from cascade_tools.stages.sources import load_source
 from cascade_tools.stages.usercode import Rows, load_rows
@@ -115,6 +115,8 @@ def shadow_of(
             confidence=table.confidence[mine, own].astype(np.float64),
             agrees=table.label[mine, own] == table.label[mine, -1],
             weight=np.full(len(mine), 1.0 / share),
+            gear=np.zeros(len(mine), np.int64),
+            largest_weight=1.0 / share,
         )
     return logged, sampled
 
@@ -123,9 +125,10 @@ def step(plan: Plan, shift: str, amount: float, table: ScoreTable) -> dict[str, 
     """One row of the table."""
     policy = plan.policy.chosen.table
     logged, sampled = shadow_of(table, policy, SAMPLED, SEED)
-    drifts = compare(plan.unseen, plan.policy, answered_by_all([policy]), logged, FALSE_ALARM_RATE)
-    planned = {tier: was.disagreement for tier, was in planned_answers(plan.unseen, policy).items()}
-    new, cuts = refit(policy, planned, logged) if any(d.drifted for d in drifts) else (policy, ())
+    drifts = compare(plan.unseen, plan.policy, [policy], logged, FALSE_ALARM_RATE)
+    drifted = {drift.tier: logged[drift.tier] for drift in drifts if drift.drifted}
+    tolerated = {drift.tier: drift.agreement.tolerated for drift in drifts if drift.agreement}
+    new, cuts = refit(policy, policy, tolerated, drifted)
     rest = table.where(~sampled)
     before, after = evaluate(rest, policy, plan.question), evaluate(rest, new, plan.question)
     giant = Evaluator(rest, plan.question)

@@ -7,11 +7,31 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
+import pytest
 
-from cascade_tools.serving.awake import awake_cores
+from cascade_tools.serving.awake import CGROUP, awake_cores, has_cpu_quota
 
+
+@pytest.mark.parametrize(
+    ("file", "text", "quota"),
+    [
+        ("cpu.max", "max 100000\n", False),
+        ("cpu.max", "200000 100000\n", True),
+        ("cpu/cpu.cfs_quota_us", "-1\n", False),
+        ("cpu/cpu.cfs_quota_us", "150000\n", True),
+        ("other", "", False),
+    ],
+)
+def test_a_quota_of_the_container_is_noticed(tmp_path: Path, file: str, text: str, quota: bool) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text)
+    assert has_cpu_quota(tmp_path) is quota
+
+
+EXPECTED = 0 if has_cpu_quota(CGROUP) else len(os.sched_getaffinity(0))
 HELD = """
 import os, signal
 from cascade_tools.serving.awake import awake_cores
@@ -33,7 +53,7 @@ def wait_until_all_at_idle_priority(loops: list[psutil.Process]) -> bool:
 def test_one_loop_of_idle_priority_per_core_until_the_block_ends() -> None:
     with awake_cores():
         loops = psutil.Process().children()
-        assert len(loops) == len(os.sched_getaffinity(0))
+        assert len(loops) == EXPECTED
         assert wait_until_all_at_idle_priority(loops)
     assert not any(loop.is_running() for loop in loops)
 
@@ -43,7 +63,7 @@ def test_the_loops_end_with_a_process_that_is_killed() -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"ready\n"
         loops = psutil.Process(holder.pid).children()
-        assert len(loops) == len(os.sched_getaffinity(0))
+        assert len(loops) == EXPECTED
         holder.send_signal(signal.SIGKILL)
     _, alive = psutil.wait_procs(loops, timeout=20.0)
     assert not alive

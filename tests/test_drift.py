@@ -20,7 +20,11 @@ SHARE = 0.04
 
 
 def rows_of(
-    differs: npt.ArrayLike, confidence: npt.ArrayLike | None = None, probability: npt.ArrayLike = 1.0
+    differs: npt.ArrayLike,
+    confidence: npt.ArrayLike | None = None,
+    probability: npt.ArrayLike = 1.0,
+    smallest: float | None = None,
+    gear: int = -1,
 ) -> SampledRows:
     agrees = ~np.asarray(differs, bool)
     count = len(agrees)
@@ -29,6 +33,8 @@ def rows_of(
         confidence=np.full(count, 0.9) if confidence is None else np.asarray(confidence, np.float64),
         agrees=agrees,
         weight=1.0 / np.broadcast_to(np.asarray(probability, np.float64), count),
+        gear=np.full(count, gear),
+        largest_weight=1.0 / (smallest or float(np.min(probability))),
     )
 
 
@@ -59,6 +65,20 @@ def test_rows_that_were_sampled_more_often_count_for_less() -> None:
         assert rows.disagreement == pytest.approx(SHARE, abs=0.03)
         alarms.append((evidence(rows, SHARE) >= 1.0 / RATE).any())
     assert np.mean(alarms) <= RATE + 3.0 * np.sqrt(RATE * (1.0 - RATE) / len(alarms))
+
+
+def test_before_the_first_rarely_sampled_row_nothing_is_called_either() -> None:
+    """Sure rows are sampled once in a thousand and all agree: at first the log holds none of them."""
+    rng = np.random.default_rng(7)
+    unsure = rows_of(rng.random(200) < 0.5, smallest=0.001)
+    assert evidence(unsure, SHARE).max() < 1.0 / RATE
+    assert evidence(rows_of(~unsure.agrees), SHARE).max() > 1.0 / RATE
+
+
+def test_overwhelming_evidence_stays_a_number() -> None:
+    wealth = evidence(rows_of(np.ones(5000)), SHARE)
+    assert np.isfinite(wealth).all()
+    assert wealth[-1] > 1e200
 
 
 def test_a_share_that_trebled_is_noticed_within_a_few_hundred_rows() -> None:

@@ -301,10 +301,9 @@ class PredictedPolicy(_Value):
 
 
 class Spread(_Value):
-    """Where accepted confidences lay: inner edges of the bins, their shares, and independent rows."""
+    """Where accepted confidences lay: evenly spaced quantiles, worth so many independent rows."""
 
-    edges: tuple[float, ...]
-    shares: tuple[float, ...]
+    confidence: tuple[float, ...]
     rows: float
 
 
@@ -316,7 +315,7 @@ class Recalibrated(_Value):
         rows: of the log, by tier.
         first_time: seconds since the epoch, and `last_time` likewise.
         searched: the search's policies: the chosen one, then the alternatives.
-        spread: by tier, of the confidences in the log that the new cut accepts.
+        spread: by tier whose cut was fitted again, of the confidences in the log.
     """
 
     shadow_sha256: str

@@ -30,6 +30,9 @@ def recalibrate(
     false_alarm_rate: Annotated[
         float, typer.Option(help="Chance that each of the two tests calls a drift where there is none.")
     ] = 0.01,
+    smallest_probability: Annotated[
+        float | None, typer.Option(help="With which a row may have been sampled; if they differ.")
+    ] = None,
     min_rate: Annotated[
         float | None, typer.Option(help="Rows/s that the placed instances must still sustain.")
     ] = None,
@@ -45,11 +48,11 @@ def recalibrate(
     from cascade_tools.stages.recalibrate import recalibrate as run
 
     work = open_workspace(folder, build_dir)
-    found = run(work, shadow or work.path(SHADOW_FILE), false_alarm_rate, min_rate)
+    log = shadow or work.path(SHADOW_FILE)
+    found = run(work, log, false_alarm_rate, min_rate, smallest_probability)
     _show_tests(found.tiers, false_alarm_rate)
     if found.proposal is None:
-        short = [tier.tier for tier in found.tiers if tier.agreement is None]
-        show_line("no drift was noticed" + (f"; too few rows of {', '.join(short)}" if short else ""))
+        show_line("no drift was noticed")
     else:
         _show_proposal(found.proposal)
         show_line(f"  proposed: {work.path(RECALIBRATED_FILE)}")
@@ -73,18 +76,19 @@ def recalibrate(
 def _show_tests(tiers: tuple[TierDrift, ...], false_alarm_rate: float) -> None:
     rows = []
     for tier in tiers:
-        if tier.stability is None or tier.agreement is None:
-            rows.append([tier.tier, f"{tier.rows:,}", *("too few rows",) * 2, ""])
-            continue
         stable, agree = tier.stability, tier.agreement
+        if agree is None:
+            why = "too few rows" if tier.comparable else "not tested: the gears differ before it"
+            rows.append([tier.tier, f"{tier.rows:,}", why, why, "?"])
+            continue
         at = f"yes, at its row {agree.noticed_at:,}" if agree.noticed_at else "no"
         rows.append(
             [
                 tier.tier,
                 f"{tier.rows:,}",
-                f"{stable.index:.3f} (limit {stable.limit:.3f})",
+                "-" if stable is None else f"{stable.index:.3f} (limit {stable.limit:.3f})",
                 f"{agree.seen:.2%} (planned {agree.planned:.2%}, tolerated {agree.tolerated:.2%})",
-                at if agree.noticed_at or not stable.shifted else "yes, by stability",
+                at if agree.noticed_at or not tier.drifted else "yes, by stability",
             ]
         )
     show_table(
@@ -105,14 +109,14 @@ def _show_proposal(proposal: Proposal) -> None:
                 f"{cut.cut:.4f}" if cut.kept else "never",
                 f"{cut.planned:.4f}",
                 f"{cut.kept:.1%}",
-                f"{cut.disagreement:.2%} (planned {cut.planned_disagreement:.2%})",
+                f"{cut.disagreement:.2%} (tolerated {cut.tolerated:.2%})",
             ]
             for cut in proposal.cuts
         ],
     )
     policy = proposal.policy
     show_line(
-        f"  on this traffic at most {proposal.cost:.5g} {policy.cost_unit} (modelled; the reference alone "
+        f"  on this traffic about {proposal.cost:.5g} {policy.cost_unit} (modelled; the reference alone "
         f"{policy.reference.cost:.5g}); the placed instances sustain {proposal.rate_rps:.0f} rows/s instead "
         f"of {proposal.planned_rate_rps:.0f}"
     )
@@ -127,6 +131,7 @@ def _tier_json(tier: TierDrift) -> dict[str, Any]:
     return {
         "tier": tier.tier,
         "rows": tier.rows,
+        "comparable": tier.comparable,
         "drifted": tier.drifted,
         "stability": None if tier.stability is None else asdict(tier.stability),
         "agreement": None if tier.agreement is None else asdict(tier.agreement),

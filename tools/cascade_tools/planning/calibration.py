@@ -73,6 +73,8 @@ def mask_of(target: IntArray) -> npt.NDArray[np.bool_] | None:
 
 def is_right(label: IntArray, target: IntArray) -> npt.NDArray[np.bool_]:
     """Per row, [rows]: the label is the target; of tokens, all are."""
+    if label.shape != target.shape:
+        raise ValueError(f"labels {list(label.shape)} and targets {list(target.shape)} do not fit")
     right: npt.NDArray[np.bool_] = label == target
     return right if right.ndim == 1 else right.all(axis=1)
 

@@ -6,6 +6,8 @@ Two questions per tier, about the rows that it answered itself and that were als
 - does the tier still agree with the giant as often as planned? A test by betting (Waudby-Smith and Ramdas,
   2024): a wealth that grows with every disagreement above the plan. Under the plan it ever exceeds 1 / alpha
   with probability at most alpha (Ville's inequality), so it may be looked at after every row.
+
+Rows of the log count as independent of each other; bursts of almost equal rows are called drift too often.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ LARGE_INDEX = 0.1
 # What is bet on: the share of disagreements has become so many times the planned one.
 GROWTH = np.array([1.25, 1.5, 2.0, 3.0, 5.0, 10.0])
 LARGEST_SHARE = 0.95
+LARGEST_WEALTH = 1e300  # what follows can multiply it by 10
 
 
 @dataclass(frozen=True)
@@ -37,19 +40,30 @@ class SampledRows:
         confidence: the tier's, [rows].
         agrees: the giant gave the same label, [rows].
         weight: one over the probability of being sampled, [rows].
+        gear: with which it was served, -1 where the log does not say, [rows].
+        largest_weight: that a row can have, whether or not one is in the log.
     """
 
     time: Array
     confidence: Array
     agrees: npt.NDArray[np.bool_]
     weight: Array
+    gear: npt.NDArray[np.int64]
+    largest_weight: float
 
     def __len__(self) -> int:
         return len(self.time)
 
     def where(self, keep: npt.NDArray[np.bool_]) -> SampledRows:
         """The rows for which `keep` is true."""
-        return SampledRows(self.time[keep], self.confidence[keep], self.agrees[keep], self.weight[keep])
+        return SampledRows(
+            self.time[keep],
+            self.confidence[keep],
+            self.agrees[keep],
+            self.weight[keep],
+            self.gear[keep],
+            self.largest_weight,
+        )
 
     @property
     def effective(self) -> float:
@@ -164,17 +178,24 @@ def agreement(
         rows: from the log, in the order of time.
         false_alarm_rate: chance of ever calling a drift where there is none.
     """
-    sample = paired_sample((~planned_agrees).astype(np.float64), Groups.of(groups))
-    tolerated = min(sample.upper_bound(1.0 - false_alarm_rate / 2.0), LARGEST_SHARE)
+    tolerated = tolerated_share(planned_agrees, groups, false_alarm_rate)
     wealth = evidence(rows, tolerated)
     called = np.flatnonzero(wealth >= 2.0 / false_alarm_rate)
     return Agreement(
-        planned=sample.worse,
+        planned=float((~planned_agrees).mean()),
         tolerated=tolerated,
         seen=rows.disagreement,
         evidence=float(wealth.max(initial=1.0)) / 2.0,
         noticed_at=int(called[0]) + 1 if len(called) else None,
     )
+
+
+def tolerated_share(
+    planned_agrees: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64], false_alarm_rate: float
+) -> float:
+    """Upper bound of the planned share of disagreements, at half the false alarms; see `agreement`."""
+    sample = paired_sample((~planned_agrees).astype(np.float64), Groups.of(groups))
+    return min(sample.upper_bound(1.0 - false_alarm_rate / 2.0), LARGEST_SHARE)
 
 
 def evidence(rows: SampledRows, share: float) -> Array:
@@ -189,11 +210,11 @@ def evidence(rows: SampledRows, share: float) -> Array:
     if not len(rows) or not len(grown):
         return np.ones(len(rows))
     bet = (grown - share) / (share * (1.0 - share))
-    scale = rows.weight / rows.weight.max()
+    scale = rows.weight / rows.largest_weight
     gain = 1.0 + scale[:, None] * (np.where(rows.agrees, 0.0, 1.0) - share)[:, None] * bet
     staked = np.zeros(len(bet))
     wealth = np.empty(len(rows))
     for row in range(len(rows)):
-        staked = (staked + 1.0 / ((row + 1) * (row + 2))) * gain[row]
+        staked = np.minimum((staked + 1.0 / ((row + 1) * (row + 2))) * gain[row], LARGEST_WEALTH)
         wealth[row] = staked.mean() + 1.0 / (row + 2)
     return wealth

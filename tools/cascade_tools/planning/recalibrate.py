@@ -1,8 +1,9 @@
 """New accept cuts for drifted traffic, from rows that tier and giant both labelled.
 
-Of the rows that a tier answers, it may differ from the giant on as large a share as planned. The new cut is
-the lowest from which up the logged rows keep that share; it is below the planned one only where the log
-holds rows from below. What goes where below the cut stays as it was.
+Of the rows that a tier answers, it may differ from the giant on as large a share as the plan tolerates.
+Where the log does not contradict that, the cut stays; else the new one is the lowest from which up the logged
+rows keep the share. Where the log holds rows from below, it may fall again, down to where it was searched.
+What goes where below the cut stays as it was.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class NewCut:
     Attributes:
         planned: so far.
         cut: from now on.
-        planned_disagreement: share of the tier's answers that the giant would not have given, in the plan.
+        tolerated: share of the tier's answers that the giant need not have given.
         disagreement: the same in the log, with the new cut; 0 where it answers nothing.
         kept: share of its answers in the log that the tier still gives.
     """
@@ -34,7 +35,7 @@ class NewCut:
     tier: str
     planned: float
     cut: float
-    planned_disagreement: float
+    tolerated: float
     disagreement: float
     kept: float
 
@@ -46,11 +47,6 @@ class PlannedAnswers:
     confidence: npt.NDArray[np.float64]
     agrees: npt.NDArray[np.bool_]
     group: npt.NDArray[np.int64]
-
-    @property
-    def disagreement(self) -> float:
-        """Share of rows on which tier and giant differ."""
-        return float((~self.agrees).mean()) if len(self.agrees) else 0.0
 
     def from_confidence(self, cut: float) -> PlannedAnswers:
         """The rows of at least this confidence."""
@@ -76,18 +72,24 @@ def planned_answers(table: ScoreTable, policy: PolicyTable) -> dict[str, Planned
 
 
 def accept_cut(route: Route) -> float | None:
-    """The confidence from which up a tier answers; None where it answers nothing, or everything."""
-    return float(route.cuts[-1]) if route.cuts and route.to[-1] == ANSWER else None
+    """The confidence from which up a tier answers, as the router sees it; None for nothing or everything."""
+    if not route.cuts or route.to[-1] != ANSWER or route.cuts[-1] > 1.0:
+        return None
+    return float(np.float32(route.cuts[-1]))
 
 
 def refit(
-    policy: PolicyTable, planned: Mapping[str, float], logged: Mapping[str, SampledRows]
+    policy: PolicyTable,
+    searched: PolicyTable,
+    tolerated: Mapping[str, float],
+    logged: Mapping[str, SampledRows],
 ) -> tuple[PolicyTable, tuple[NewCut, ...]]:
     """The policy with new accept cuts, and what changed.
 
     Args:
         policy: in use.
-        planned: by tier, the share of its answers that the giant would not have given, as searched.
+        searched: the same before any cut was fitted again; no cut falls below its.
+        tolerated: by tier, the share of its answers that the giant need not have given.
         logged: by tier; a tier without rows keeps its cut.
     """
     routes, changed = list(policy.routes), []
@@ -96,14 +98,15 @@ def refit(
         cut, rows = accept_cut(old), logged.get(tier)
         if cut is None or rows is None or not len(rows):
             continue
-        new = _lowest_cut(rows, cut, planned[tier])
+        lowest = accept_cut(searched.routes[own])
+        new = _lowest_cut(rows, cut, cut if lowest is None else lowest, tolerated[tier])
         above, kept = rows.where(rows.confidence >= cut), rows.where(rows.confidence >= new)
         changed.append(
             NewCut(
                 tier=tier,
                 planned=cut,
                 cut=new,
-                planned_disagreement=planned[tier],
+                tolerated=tolerated[tier],
                 disagreement=kept.disagreement,
                 kept=min(1.0, float(kept.weight.sum() / above.weight.sum())) if len(above) else 0.0,
             )
@@ -112,16 +115,24 @@ def refit(
     return PolicyTable(tiers=policy.tiers, routes=tuple(routes)), tuple(changed)
 
 
-def _lowest_cut(rows: SampledRows, planned: float, share: float) -> float:
-    """The lowest cut with at most `share` of disagreements above it, one more being counted than was seen."""
+def _lowest_cut(rows: SampledRows, now: float, lowest: float, share: float) -> float:
+    """The lowest cut with at most `share` of disagreements above it.
+
+    Where the cut has to rise, one disagreement more is counted than was seen.
+    """
     order = np.argsort(-rows.confidence, kind="stable")
+    order = order[rows.confidence[order] >= lowest]
     confidence, weight = rows.confidence[order], rows.weight[order]
-    one = weight.mean()
-    differ = (np.cumsum(weight * ~rows.agrees[order]) + one) / (np.cumsum(weight) + one)
+    if not len(confidence):
+        return now
+    differ, total = np.cumsum(weight * ~rows.agrees[order]), np.cumsum(weight)
     last_of_equal = np.append(confidence[1:] < confidence[:-1], True)
-    good = np.flatnonzero((differ <= share) & last_of_equal)
+    above = confidence >= now
+    if not above.any() or differ[above][-1] <= share * total[above][-1]:
+        fine = np.flatnonzero((differ <= share * total) & last_of_equal & ~above)
+        return float(confidence[fine[-1]]) if len(fine) else now
+    one = weight.mean()
+    good = np.flatnonzero((differ + one <= share * (total + one)) & last_of_equal & above)
     if not len(good):
-        return float(np.nextafter(np.float32(max(1.0, planned, confidence[0])), np.float32(2.0)))
-    lowest = float(confidence[good[-1]])
-    # Nothing is known of confidences between the planned cut and the next logged one.
-    return planned if good[-1] == len(confidence) - 1 and lowest >= planned else lowest
+        return float(np.nextafter(np.float32(1.0), np.float32(2.0)))
+    return float(confidence[good[-1]])

@@ -19,6 +19,7 @@ from cascade_tools.artifacts import (
     ServedScore,
     TierScore,
 )
+from cascade_tools.errors import UsageError
 from cascade_tools.machine.facts import machine
 from cascade_tools.machine.meters import EnergyMeter, find_meter
 from cascade_tools.planning.calibration import is_right
@@ -83,6 +84,12 @@ def score(work: Workspace, server: Server, say: Say) -> Score:
     cascade = work.cascade
     plan = work.load(GEARS_FILE, GearPlan, "gears")
     rows = load_rows(cascade, "test")
+    wanted = [] if plan.tokens is None else [plan.tokens]
+    if list(rows.target.shape[1:]) != wanted:
+        raise UsageError(
+            f"data.test: target must be [rows{', ' if wanted else ''}{', '.join(map(str, wanted))}] as in "
+            f"data.validation, found {list(rows.target.shape)}"
+        )
     pick = np.random.default_rng(SEED).permutation(len(rows))[:LATENCY_ROWS]
     sample = rows.take(np.sort(pick))
     meter = find_meter()
@@ -154,7 +161,7 @@ def _served(
     elif watts is not None:
         energy_j, origin = watts * (tier_s + (router_s or 0.0) + server_s) / count, "modelled"
     return ServedScore(
-        accuracy=float(is_right(crowd.load.outputs["LABEL"], rows.target).mean()),
+        accuracy=float(is_right(crowd.load.outputs["LABEL"].reshape(rows.target.shape), rows.target).mean()),
         latency_mean_ms=float(latency_ms.mean()),
         latency_p50_ms=float(np.median(latency_ms)),
         latency_p99_ms=float(np.percentile(latency_ms, 99)),

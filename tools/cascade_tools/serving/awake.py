@@ -12,7 +12,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+CGROUP = Path("/sys/fs/cgroup")
 # Ends with the process that started it, however that ends.
 LOOP = """
 import os, sys
@@ -25,13 +27,36 @@ while os.getppid() == int(sys.argv[1]):
 
 @contextmanager
 def awake_cores() -> Iterator[None]:
-    """One loop of idle priority per core that this process may use, until the block ends."""
+    """One loop of idle priority per core that this process may use, until the block ends.
+
+    None under a CPU quota, which the loops would use up for everybody.
+    """
     command = [sys.executable, "-I", "-S", "-c", LOOP, str(os.getpid())]
-    loops = [subprocess.Popen(command) for _ in os.sched_getaffinity(0)]
+    loops: list[subprocess.Popen[bytes]] = []
     try:
+        for _ in () if has_cpu_quota(CGROUP) else os.sched_getaffinity(0):
+            loops.append(
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,  # a Ctrl-C in the terminal is for the caller
+                )
+            )
         yield
     finally:
         for loop in loops:
             loop.kill()
         for loop in loops:
             loop.wait()
+
+
+def has_cpu_quota(cgroup: Path) -> bool:
+    """The processes here share a limited amount of CPU time (cgroups of version 2 or 1)."""
+    for file, unlimited in (("cpu.max", "max"), ("cpu/cpu.cfs_quota_us", "-1")):
+        try:
+            return (cgroup / file).read_text().split()[0] != unlimited
+        except (OSError, IndexError):
+            continue
+    return False

@@ -219,7 +219,13 @@ def _labelled_by(logits: Logits, cascade: Cascade, rows: Rows) -> Rows:
         return rows
     target = logits.argmax(axis=-1).astype(np.int64)
     if target.ndim == 2 and cascade.calibration.mask is not None:
-        target = np.where(_input_mask(cascade, rows), target, NO_LABEL)
+        mask = _input_mask(cascade, rows)
+        if mask.shape != target.shape:
+            raise UsageError(
+                f"calibration.mask: {cascade.calibration.mask} is {list(mask.shape)}, "
+                f"the models label {list(target.shape)} tokens"
+            )
+        target = np.where(mask, target, NO_LABEL)
     return replace(rows, target=target)
 
 

@@ -35,7 +35,14 @@ from cascade_tools.stages.place import PLACEMENT_FILE, place
 from cascade_tools.stages.profile import PROFILE_FILE, profile
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.stages.search import FRONTIER_FILE, POLICY_FILE, search
-from cascade_tools.store import Workspace, digest_file, digest_files, digest_value, readable_disk_errors
+from cascade_tools.store import (
+    Workspace,
+    digest_file,
+    digest_files,
+    digest_value,
+    readable_disk_errors,
+    write_atomically,
+)
 
 State = Literal["fresh", "stale", "missing"]
 
@@ -200,11 +207,25 @@ def run_all(work: Workspace, target: Target, report: Reporter, *, force: bool = 
 
 
 def take_policy(work: Workspace, policy: RoutingPolicy, target: Target, report: Reporter) -> Path:
-    """Put another policy in the place of the search's; gears and repository follow, the placement stays."""
-    with readable_disk_errors(work.build):
-        work.save(POLICY_FILE, policy)
-    run_stage("gears", work, report)
-    return build_repo(work, target, check=False, report=report)
+    """Put another policy in the place of the search's; gears and repository follow, the placement stays.
+
+    If any of it fails, all is as it was.
+    """
+    placement = work.load(PLACEMENT_FILE, Placement, "place")
+    before = {name: work.path(name).read_bytes() for name in (POLICY_FILE, PLACEMENT_FILE, GEARS_FILE)}
+    try:
+        with readable_disk_errors(work.build):
+            work.save(POLICY_FILE, policy)
+            # What it was solved for is no longer so, but it is what stands on the devices.
+            place_stage = next(stage for stage in STAGES if stage.name == "place")
+            kept = placement.model_copy(update={"made_from": place_stage.made_from(work)})
+            work.save(PLACEMENT_FILE, kept)
+        run_stage("gears", work, report)
+        return build_repo(work, target, check=False, report=report)
+    except BaseException:
+        for name, content in before.items():
+            write_atomically(work.path(name), content)
+        raise
 
 
 def status(work: Workspace, target: Target, report: Reporter) -> dict[str, State]:

@@ -28,6 +28,7 @@ from cascade_tools.planning.drift import (
     agreement,
     population_stability,
     spread_of,
+    tolerated_share,
 )
 from cascade_tools.planning.evaluate import Evaluator, Question
 from cascade_tools.planning.placement import Device, sustainable_rate
@@ -44,16 +45,22 @@ SHADOW_FILE = "shadow.jsonl"
 RECALIBRATED_FILE = "recalibrated.json"
 # Fewer rows of a tier say too little for any of the tests.
 FEWEST_ROWS = 50
+KEPT_QUANTILES = 200
 
 
 @dataclass(frozen=True)
 class TierDrift:
-    """What the log says of one tier of the policy; None where it has too few rows of it."""
+    """What the log says of one tier of the policy; None where it has too few rows of it.
+
+    Attributes:
+        comparable: the same rows reach the tier in every gear that may have served the log.
+    """
 
     tier: str
     rows: int
     stability: Stability | None
     agreement: Agreement | None
+    comparable: bool = True
 
     @property
     def drifted(self) -> bool:
@@ -68,7 +75,7 @@ class Proposal:
 
     Attributes:
         policy: with the new cuts in the chosen policy and in every alternative.
-        cost: of a row of the logged traffic, in the policy's unit; modelled, at most this much.
+        cost: of a row of the logged traffic, in the policy's unit; modelled.
         rate_rps: what the placed instances sustain then; `planned_rate_rps` with the planned cuts.
     """
 
@@ -88,15 +95,20 @@ class Recalibration:
 
 
 def recalibrate(
-    work: Workspace, shadow: Path, false_alarm_rate: float, min_rate_rps: float | None
+    work: Workspace,
+    shadow: Path,
+    false_alarm_rate: float,
+    min_rate_rps: float | None = None,
+    smallest_probability: float | None = None,
 ) -> Recalibration:
     """Test a shadow log, and write `recalibrated.json` if the traffic has drifted.
 
     Args:
-        work: with a policy and a placement.
+        work: with a policy, a placement and a gear plan.
         shadow: the log; see `shadow`.
         false_alarm_rate: chance that each of the two tests calls a drift of any tier where there is none.
         min_rate_rps: what the placed instances must still sustain; None for any rate.
+        smallest_probability: with which a row may have been sampled; None if all are the same.
 
     Raises:
         ArtifactError: the log or a file of the plan does not fit.
@@ -104,41 +116,74 @@ def recalibrate(
     """
     if not 0.0 < false_alarm_rate < 0.5:
         raise UsageError(f"--false-alarm-rate {false_alarm_rate:g}: must be above 0 and below 0.5")
+    if smallest_probability is not None and not 0.0 < smallest_probability <= 1.0:
+        raise UsageError(f"--smallest-probability {smallest_probability:g}: must be above 0 and at most 1")
     policy = work.load(POLICY_FILE, RoutingPolicy, "search")
     table = load_score_table(work.path(SCORES_FILE))
-    unseen = table.part("verify")
-    logged = read_shadow(shadow, work.cascade.tier_names)
+    logged = read_shadow(shadow, work.cascade.tier_names, smallest_probability)
     plan = work.load(GEARS_FILE, GearPlan, "gears")
-    cuts = answered_by_all([gear.policy for gear in plan.gears])
-    tiers = compare(unseen, policy, cuts, logged, false_alarm_rate)
-    if not any(tier.drifted for tier in tiers):
+    used, logged = served_by([gear.policy for gear in plan.gears], logged)
+    tiers = compare(table.part("verify"), policy, used, logged, false_alarm_rate)
+    drifted = {tier.tier: logged[tier.tier] for tier in tiers if tier.drifted}
+    if not drifted:
         return Recalibration(tiers, None)
-    ready = {tier.tier: logged[tier.tier] for tier in tiers if tier.agreement is not None}
-    proposal = _propose(work, policy, table, ready, shadow)
+    proposal = _propose(work, policy, table, drifted, shadow, false_alarm_rate / len(tiers))
     _check_bounds(work, policy, proposal, min_rate_rps)
     with readable_disk_errors(work.build):
         work.save(RECALIBRATED_FILE, proposal.policy)
     return Recalibration(tiers, proposal)
 
 
+def served_by(
+    gears: Sequence[PolicyTable], logged: Mapping[str, SampledRows]
+) -> tuple[list[PolicyTable], dict[str, SampledRows]]:
+    """The policies that may have served the log's rows, and the rows.
+
+    Where every row says its gear, the rows of the gear that served most are taken, and its policy alone.
+    """
+    numbers = np.concatenate([rows.gear for rows in logged.values()]) if logged else np.zeros(0, np.int64)
+    if not len(numbers) or numbers.min() < 0:
+        return list(gears), dict(logged)
+    if numbers.max() >= len(gears):
+        raise UsageError(
+            f"the log has rows of gear {numbers.max()}, the plan has {len(gears)} gear(s)",
+            "begin a new log with every new plan",
+        )
+    most = int(np.bincount(numbers).argmax())
+    return [gears[most]], {tier: rows.where(rows.gear == most) for tier, rows in logged.items()}
+
+
 def answered_by_all(policies: Sequence[PolicyTable]) -> dict[str, float]:
     """By tier, the confidence from which up it answers whichever of the policies is used.
 
-    The log does not say which gear a row was served with; these rows are in it with any.
+    Left out are tiers that not all policies use, or that are reached by other rows from policy to policy.
     """
     cuts: dict[str, float] = {}
-    for policy in policies:
-        for tier, route in zip(policy.tiers, policy.routes, strict=True):
-            cut = accept_cut(route)
-            if cut is not None:
-                cuts[tier] = max(cut, cuts.get(tier, cut))
+    first = policies[0]
+    for own, tier in enumerate(first.tiers):
+        reached_alike = all(
+            other.tiers[: own + 1] == first.tiers[: own + 1] and _same_routes(other, first, own)
+            for other in policies
+        )
+        found = [accept_cut(other.routes[own]) for other in policies] if reached_alike else [None]
+        if all(cut is not None for cut in found):
+            cuts[tier] = max(cut for cut in found if cut is not None)
     return cuts
+
+
+def _same_routes(one: PolicyTable, other: PolicyTable, before: int) -> bool:
+    """The tiers before one send the same rows to the same tiers."""
+    return all(
+        (a.cuts, [one.tiers[to] for to in a.to if to >= 0])
+        == (b.cuts, [other.tiers[to] for to in b.to if to >= 0])
+        for a, b in zip(one.routes[:before], other.routes[:before], strict=True)
+    )
 
 
 def compare(
     unseen: ScoreTable,
     policy: RoutingPolicy,
-    cuts: Mapping[str, float],
+    used: Sequence[PolicyTable],
     logged: Mapping[str, SampledRows],
     false_alarm_rate: float,
 ) -> tuple[TierDrift, ...]:
@@ -150,39 +195,51 @@ def compare(
     Args:
         unseen: rows that the search did not see.
         policy: in use.
-        cuts: by tier; only rows from this confidence up are compared.
+        used: the gears' policies that may have served the log.
         logged: by tier.
         false_alarm_rate: of each test, over all tiers.
     """
     refitted = policy.recalibrated
-    searched = refitted.searched[0] if refitted else policy.chosen.table
+    cuts = answered_by_all(used)
+    searched = _searched(policy)[_position(policy, used[0])]
+    answers = planned_answers(unseen, searched)
+    doubted = [tier for tier in answers if any(tier in other.tiers for other in used)]
     found = []
-    answers = {tier: was for tier, was in planned_answers(unseen, searched).items() if tier in cuts}
-    for tier, was in answers.items():
-        if refitted is None:
-            was = was.from_confidence(cuts[tier])
+    for tier in doubted:
         rows = logged.get(tier)
+        if tier not in cuts:
+            found.append(TierDrift(tier, 0 if rows is None else len(rows), None, None, comparable=False))
+            continue
+        planned = answers[tier] if refitted else answers[tier].from_confidence(cuts[tier])
         accepted = rows.where(rows.confidence >= cuts[tier]) if rows is not None else None
         count = 0 if accepted is None else len(accepted)
-        if accepted is None or count < FEWEST_ROWS or len(was.agrees) < FEWEST_ROWS:
+        if accepted is None or count < FEWEST_ROWS or len(planned.agrees) < FEWEST_ROWS:
             found.append(TierDrift(tier, count, None, None))
             continue
-        rate = false_alarm_rate / len(answers)
-        if refitted is None:
-            alone = np.ones(len(was.agrees))
-            spread = spread_of(was.confidence, alone, float(len(np.unique(was.group))))
-        else:
-            kept = refitted.spread[tier]
-            spread = ConfidenceSpread(np.array(kept.edges), np.array(kept.shares), kept.rows)
-        found.append(
-            TierDrift(
-                tier,
-                count,
-                population_stability(spread, accepted, rate),
-                agreement(was.agrees, was.group, accepted, rate),
-            )
+        rate = false_alarm_rate / len(doubted)
+        was = answers[tier].from_confidence(cuts[tier])
+        kept = refitted.spread.get(tier) if refitted else None
+        spread = (
+            spread_of(was.confidence, np.ones(len(was.agrees)), float(len(np.unique(was.group))))
+            if kept is None
+            else _spread_from(kept, cuts[tier])
         )
+        stability = population_stability(spread, accepted, rate) if spread.rows else None
+        agree = agreement(planned.agrees, planned.group, accepted, rate)
+        found.append(TierDrift(tier, count, stability, agree))
     return tuple(found)
+
+
+def _searched(policy: RoutingPolicy) -> list[PolicyTable]:
+    """The search's own policies: the chosen one, then the alternatives."""
+    if policy.recalibrated:
+        return list(policy.recalibrated.searched)
+    return [policy.chosen.table, *(other.table for other in policy.alternatives)]
+
+
+def _position(policy: RoutingPolicy, table: PolicyTable) -> int:
+    present = [policy.chosen.table, *(other.table for other in policy.alternatives)]
+    return present.index(table) if table in present else 0
 
 
 def _propose(
@@ -191,39 +248,43 @@ def _propose(
     table: ScoreTable,
     logged: dict[str, SampledRows],
     shadow: Path,
+    false_alarm_rate: float,
 ) -> Proposal:
     profile = work.load(PROFILE_FILE, Profile, "profile")
     question = make_question(work.cascade, profile)
     unseen = table.part("verify")
     judged, checked = Evaluator(table.where(table.split != "fit"), question), Evaluator(unseen, question)
-    present = [policy.chosen, *policy.alternatives]
-    searched = policy.recalibrated.searched if policy.recalibrated else [p.table for p in present]
+    searched = _searched(policy)
     fitted = []
-    for used, wanted in zip(present, searched, strict=True):
-        shares = {tier: was.disagreement for tier, was in planned_answers(unseen, wanted).items()}
-        fitted.append(refit(used.table, shares, logged))
+    for used, wanted in zip([policy.chosen, *policy.alternatives], searched, strict=True):
+        tolerated = {
+            tier: tolerated_share(was.agrees, was.group, false_alarm_rate)
+            for tier, was in planned_answers(unseen, wanted).items()
+            if len(was.agrees)
+        }
+        rows = {tier: found for tier, found in logged.items() if tier in tolerated}
+        fitted.append(refit(used.table, wanted, tolerated, rows))
     again = []
     for new, _ in fitted:
         predicted = judged(new)
         if policy.certified:
             predicted = predicted.model_copy(update={"accuracy_drop_bound": checked.bound_points(new)})
         again.append(predicted)
-    chosen, cuts = again[0], fitted[0][1]
+    cuts = fitted[0][1]
     reach = _reach(policy.chosen, cuts)
     times = np.concatenate([rows.time for rows in logged.values()])
+    before = policy.recalibrated.spread if policy.recalibrated else {}
     new_policy = policy.model_copy(
         update={
-            "chosen": chosen,
+            "chosen": again[0],
             "alternatives": tuple(again[1:]),
-            # Chosen without the verify rows: the bound holds for rows such as the plan's.
-            "certified": policy.certified and chosen.accuracy_drop_bound <= policy.max_accuracy_drop,
             "recalibrated": Recalibrated(
                 shadow_sha256=digest_file(shadow),
                 rows={tier: len(rows) for tier, rows in logged.items()},
                 first_time=float(times.min()),
                 last_time=float(times.max()),
                 searched=tuple(searched),
-                spread={cut.tier: _spread(logged[cut.tier], cut.cut) for cut in cuts},
+                spread={**before, **{tier: _spread(rows) for tier, rows in logged.items()}},
             ),
         }
     )
@@ -236,27 +297,33 @@ def _propose(
     )
 
 
-def _spread(rows: SampledRows, cut: float) -> Spread:
-    kept = rows.where(rows.confidence >= cut)
-    if not len(kept):
-        return Spread(edges=(), shares=(1.0,), rows=1.0)
-    found = spread_of(kept.confidence, kept.weight, kept.effective)
-    return Spread(edges=tuple(found.edges.tolist()), shares=tuple(found.shares.tolist()), rows=found.rows)
+def _spread(rows: SampledRows) -> Spread:
+    order = np.argsort(rows.confidence, kind="stable")
+    mass = np.cumsum(rows.weight[order]) / rows.weight.sum()
+    pick = np.searchsorted(mass, (np.arange(KEPT_QUANTILES) + 0.5) / KEPT_QUANTILES)
+    return Spread(confidence=tuple(rows.confidence[order][pick].tolist()), rows=rows.effective)
+
+
+def _spread_from(kept: Spread, cut: float) -> ConfidenceSpread:
+    """Of the confidences from a cut up."""
+    confidence = np.array(kept.confidence)
+    above = confidence[confidence >= cut]
+    rows = kept.rows * len(above) / len(confidence)
+    return spread_of(above, np.ones(len(above)), rows) if len(above) else ConfidenceSpread(above, above, 0.0)
 
 
 def _reach(planned: PredictedPolicy, cuts: Iterable[NewCut]) -> dict[str, float]:
     """Share of the logged traffic that every tier sees.
 
     Modelled: the tiers answered as large a share as planned before, and every row that one gives up goes to
-    the next destination and from there to the last tier.
+    the next destination and to every tier from there to the last.
     """
     reach = dict(planned.reach)
     names = planned.table.tiers
     for cut in cuts:
         given_up = planned.answers[cut.tier] * (1.0 - cut.kept)
         own = names.index(cut.tier)
-        to = planned.table.routes[own].to
-        for name in {names[to[-2]], names[-1]}:
+        for name in names[planned.table.routes[own].to[-2] :]:
             reach[name] = min(1.0, reach[name] + given_up)
     return reach
 
@@ -274,6 +341,15 @@ def _check_bounds(
 ) -> None:
     question: Question = make_question(work.cascade, work.load(PROFILE_FILE, Profile, "profile"))
     giant = policy.reference.cost
+    lost = proposal.policy.chosen
+    points = lost.accuracy_drop_bound if policy.certified else lost.accuracy_drop
+    if points > policy.max_accuracy_drop:
+        raise Infeasible(
+            f"cuts that restore the agreement lose {points:.2f} points on the plan's own rows, more than "
+            f"objective.max_accuracy_drop: {policy.max_accuracy_drop:g}",
+            f"label rows of the new traffic and run `{work.command('run')}` again",
+            constraint="accuracy",
+        )
     replan = f"label rows of the new traffic and run `{work.command('run')}` again"
     if proposal.cost >= giant:
         raise Infeasible(

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from cascade_tools.errors import UsageError
+from cascade_tools.planning.calibration import is_right, mask_of
+from cascade_tools.runtime.head import apply_head
 from cascade_tools.spec import Cascade, Tier
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.stages.usercode import blame_user_code, load_callable, load_rows
@@ -106,13 +108,19 @@ def _save(
         name: value.half() if value.is_floating_point() else value
         for name, value in module.state_dict().items()
     }
-    with readable_disk_errors(path):
-        write_atomically(path, save(half))
     module.load_state_dict(half)
     right = 0
     with torch.inference_mode():
         for start in range(0, len(target), 256):
             part = slice(start, start + 256)
             rows = [torch.from_numpy(values[part]) for values in inputs.values()]
-            right += int((module(*rows).argmax(dim=1).numpy() == target[part]).sum())
+            label = apply_head(module(*rows).float().numpy(), mask=mask_of(target[part])).label
+            if label.shape != target[part].shape:
+                raise UsageError(
+                    f"train: the model labels {list(label.shape[1:])} per row, "
+                    f"target in data.validation is {list(target.shape)}"
+                )
+            right += int(is_right(label, target[part]).sum())
+    with readable_disk_errors(path):
+        write_atomically(path, save(half))
     return right / len(target)
