@@ -646,6 +646,9 @@ def test_init_writes_a_cascade_that_runs(tmp_path: Path, monkeypatch: pytest.Mon
     assert "<svg" in Path(done.content["report"]).read_text()
     stages = call("status", folder, "--json").content["stages"]
     assert set(stages.values()) == {"fresh"}
+    edit_yaml(folder / "cascade.yaml", lambda content: content["objective"].update(max_accuracy_drop=3.0))
+    behind = call("status", folder, "--json").content
+    assert behind["changed"]["search"] == behind["changed"]["gears"] == ["objective"]
 
 
 def test_init_does_not_write_over_a_folder(tmp_path: Path) -> None:

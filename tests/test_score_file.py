@@ -106,12 +106,30 @@ def test_another_reference_and_a_budget(scores: Path) -> None:
     assert call("search", *options, "--max-cost", 4).content["cost"] <= 4.0
 
 
-def test_a_smaller_tier_that_is_right_more_often_than_the_reference_is_warned_of(scores: Path) -> None:
-    options = ("--scores", scores, "--cost", COST, "--no-guarantee", "--max-accuracy-drop", 0)
-    assert "warning" not in call("search", *options).err
-    warned = call("search", *options, "--reference", "tiny")
-    assert "warning: giant is right on" in warned.err
-    assert "the reference tiny" in warned.err
+def test_a_smaller_tier_that_is_right_more_often_than_the_last_is_warned_of(
+    scores: Path, tmp_path: Path
+) -> None:
+    options = ("--no-guarantee", "--max-accuracy-drop", 0)
+    assert "warning" not in call("search", "--scores", scores, "--cost", COST, *options).err
+    with np.load(scores) as table:
+        arrays = dict(table)
+    for name in ("confidence", "label"):
+        arrays[name] = arrays[name][:, ::-1]
+    reversed_ladder = tmp_path / "reversed.npz"
+    np.savez(reversed_ladder, **arrays)
+    warned = call("search", "--scores", reversed_ladder, "--cost", COST, *options).err
+    assert "warning: tiny is right on" in warned
+    assert "the reference giant" in warned
+
+
+def test_a_latency_bound_alone_asks_for_the_most_accurate(scores: Path) -> None:
+    latency = ("--latency-ms", "tiny=10,base=30,giant=100", "--no-guarantee", "--json")
+    options = ("--scores", scores, "--cost", COST, *latency)
+    fast = call("search", *options, "--max-latency", "p99=50").content
+    assert fast["latency_p99_ms"] <= 50.0
+    free = call("search", *options, "--max-latency", "p99=1000").content
+    assert free["accuracy"] > fast["accuracy"]
+    assert free["accuracy"] >= free["reference_accuracy"]
 
 
 def test_a_latency_bound(scores: Path) -> None:

@@ -263,10 +263,7 @@ def test_the_giant_s_tokens_may_be_the_truth(tmp_path: Path) -> None:
         ({"calibration": {"mask": "X"}}, ("calibration.mask: X must be an input [rows, tokens]",)),
         ({"calibration": {"mask": "NONE"}}, ("calibration.mask: NONE must be an input",)),
         ({"data": {"validation": "token_pair:other_mask"}}, ("COUNTS must be 0 exactly where target is -1",)),
-        (
-            {"data": {"validation": "token_pair:flat_target"}},
-            ("tiers.rough: must give logits [rows, classes]",),
-        ),
+        ({"data": {"validation": "token_pair:flat_target"}}, ("calibration.mask", "target is [rows]")),
         ({"data": {"validation": "token_pair:high_target"}}, ("target has labels -1 to 7", "0 to 2")),
     ],
 )

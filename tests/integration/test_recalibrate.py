@@ -129,6 +129,7 @@ def test_drift_is_answered_with_a_proposal_and_nothing_else_changes(
 
 def test_applied_cuts_are_what_the_router_reads(planned: Workspace, tmp_path: Path) -> None:
     log = write_log(planned, tmp_path / "shadow.jsonl", differ_when_unsure)
+    before = planned.load(GEARS_FILE, GearPlan, "gears").gears
     outcome = recalibrate(planned, log, "--apply")
     assert outcome.code == 0, outcome.err
     cut = outcome.content["proposal"]["cuts"][0]["cut"]
@@ -137,6 +138,7 @@ def test_applied_cuts_are_what_the_router_reads(planned: Workspace, tmp_path: Pa
     assert json.loads(plan.read_text()) == json.loads(planned.path(GEARS_FILE).read_text())
     gears = planned.load(GEARS_FILE, GearPlan, "gears").gears
     assert gears[-1].policy.routes[0].cuts[-1] == cut
+    assert [gear.policy.tiers for gear in gears] == [gear.policy.tiers for gear in before]
 
 
 def test_what_follows_an_applied_policy_is_fresh(
@@ -232,8 +234,13 @@ def test_the_rate_of_false_alarms_has_bounds(planned: Workspace, tmp_path: Path)
 
 def test_cuts_that_the_placement_cannot_carry_are_not_proposed(planned: Workspace, tmp_path: Path) -> None:
     log = write_log(planned, tmp_path / "shadow.jsonl", differ_when_unsure)
+    outcome = recalibrate(planned, log)
+    assert outcome.content["proposal"] is not None
     outcome = recalibrate(planned, log, "--min-rate", 1e9)
     assert_refused(outcome, 3, "--min-rate")
+    assert outcome.content["drifted"] is True
+    assert outcome.content["tiers"][0]["drifted"] is True
+    assert "yes, at its row" in outcome.out
     assert not planned.path(RECALIBRATED_FILE).exists()
 
 
@@ -252,3 +259,21 @@ def test_when_the_giant_alone_is_cheaper_that_is_said(planned: Workspace, tmp_pa
     cheap = policy.reference.model_copy(update={"cost": 1e-9})
     planned.save(POLICY_FILE, policy.model_copy(update={"reference": cheap}))
     assert_refused(recalibrate(planned, log), 3, "kernel alone")
+
+
+def test_rows_of_tiers_that_the_plan_does_not_ask_are_told(planned: Workspace, tmp_path: Path) -> None:
+    log = write_log(planned, tmp_path / "shadow.jsonl", lambda line, draw: line.update(tier="linear"))
+    outcome = recalibrate(planned, log)
+    assert outcome.code == 0, outcome.err
+    assert outcome.content["unused_rows"] == LINES
+    assert "nothing could be tested" in outcome.out
+
+
+def test_a_plan_that_is_behind_is_warned_of(planned: Workspace, tmp_path: Path) -> None:
+    log = write_log(planned, tmp_path / "shadow.jsonl")
+    assert "warning" not in recalibrate(planned, log).err
+    spec = planned.cascade.folder / "cascade.yaml"
+    content = yaml.safe_load(spec.read_text())
+    content["gears"] = {"count": 3}
+    spec.write_text(yaml.safe_dump(content))
+    assert "warning: the plan is behind" in recalibrate(planned, log).err

@@ -217,6 +217,7 @@ class ScoreTable(_Value):
     def _shapes_agree(self) -> Self:
         rows, tiers = len(self.target), len(self.tiers)
         for field, shape in (
+            ("target", (rows,)),
             ("confidence", (rows, tiers)),
             ("label", (rows, tiers)),
             ("group", (rows,)),

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cascade_tools.cli.options import BUILD, AsJson, BuildDir, Folder, TargetName, open_workspace
-from cascade_tools.cli.output import show_json, show_line, show_table
+from cascade_tools.cli.output import show_json, show_line, show_table, show_warning
+from cascade_tools.errors import Infeasible
 
 if TYPE_CHECKING:
-    from cascade_tools.stages.recalibrate import Proposal, TierDrift
+    from cascade_tools.stages.recalibrate import Drift, Proposal, TierDrift
 
 
 def register(app: typer.Typer) -> None:
@@ -42,40 +43,57 @@ def recalibrate(
     as_json: AsJson = False,
 ) -> None:
     """Test a shadow log for drift and propose new cuts; nothing changes without --apply."""
-    from cascade_tools.stages.pipeline import take_policy
+    from cascade_tools.stages.pipeline import status, take_policy
     from cascade_tools.stages.progress import stderr_reporter
-    from cascade_tools.stages.recalibrate import RECALIBRATED_FILE, SHADOW_FILE
-    from cascade_tools.stages.recalibrate import recalibrate as run
+    from cascade_tools.stages.recalibrate import (
+        FEWEST_ROWS,
+        RECALIBRATED_FILE,
+        SHADOW_FILE,
+        find_drift,
+        propose,
+    )
 
-    work = open_workspace(folder, build_dir)
+    work, report = open_workspace(folder, build_dir), stderr_reporter()
+    if status(work, target, report)["gears"] != "fresh":
+        show_warning(f"the plan is behind what it was made from; run `{work.command('run')}` first")
     log = shadow or work.path(SHADOW_FILE)
-    found = run(work, log, false_alarm_rate, min_rate, smallest_probability)
-    _show_tests(found.tiers, false_alarm_rate)
-    if found.proposal is None:
-        show_line("no drift was noticed")
-    else:
-        _show_proposal(found.proposal)
+    drift = find_drift(work, log, false_alarm_rate, smallest_probability)
+    _show_tests(drift, false_alarm_rate)
+    found: dict[str, Any] = {
+        "drifted": bool(drift.drifted),
+        "false_alarm_rate": false_alarm_rate,
+        "tiers": [_tier_json(tier) for tier in drift.tiers],
+        "unused_rows": drift.unused_rows,
+        "proposal": None,
+        "applied": False,
+    }
+    if drift.drifted:
+        try:
+            proposal = propose(work, drift, log, false_alarm_rate, min_rate)
+        except Infeasible as error:
+            error.details |= found
+            raise
+        _show_proposal(proposal)
         show_line(f"  proposed: {work.path(RECALIBRATED_FILE)}")
+        found["proposal"] = _proposal_json(proposal)
         if apply:
-            repository = take_policy(work, found.proposal.policy, target, stderr_reporter())
+            repository = take_policy(work, proposal.policy, target, report)
+            found["applied"] = True
             show_line(f"  applied: {repository}")
+            show_line("  a repository for another server follows with `cascade-tools build-repo --target`")
         else:
             show_line("  nothing was changed; --apply takes the new cuts into the plan")
+    elif any(tier.agreement for tier in drift.tiers):
+        show_line("no drift was noticed")
+    else:
+        show_line(f"nothing could be tested; a tier needs {FEWEST_ROWS} rows that it answered")
     if as_json:
-        show_json(
-            {
-                "drifted": found.proposal is not None,
-                "false_alarm_rate": false_alarm_rate,
-                "tiers": [_tier_json(tier) for tier in found.tiers],
-                "proposal": None if found.proposal is None else _proposal_json(found.proposal),
-                "applied": apply and found.proposal is not None,
-            }
-        )
+        show_json(found)
 
 
-def _show_tests(tiers: tuple[TierDrift, ...], false_alarm_rate: float) -> None:
+def _show_tests(drift: Drift, false_alarm_rate: float) -> None:
     rows = []
-    for tier in tiers:
+    for tier in drift.tiers:
         stable, agree = tier.stability, tier.agreement
         if agree is None:
             why = "too few rows" if tier.comparable else "not tested: the gears differ before it"
@@ -97,6 +115,8 @@ def _show_tests(tiers: tuple[TierDrift, ...], false_alarm_rate: float) -> None:
         rows,
         figures=False,
     )
+    if drift.unused_rows:
+        show_line(f"  {drift.unused_rows:,} rows of tiers that the plan does not ask were left out")
 
 
 def _show_proposal(proposal: Proposal) -> None:

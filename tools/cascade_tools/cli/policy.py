@@ -82,7 +82,7 @@ def search(
     )
     table, question, decision = search_file(scores, options, guarantee=guarantee, labels=labels)
     warning = stronger_than(table, question.reference)
-    if warning:
+    if warning and reference is None:
         show_warning(warning)
     _show_decision(table, question, decision, "cost")
     show_labels(labels, table.tiers[-1])
@@ -243,7 +243,7 @@ def _explain_policy(table: ScoreTable, question: Question, chosen: PredictedPoli
     for tier, reason in why.left_out.items():
         show_line(f"  left out: {tier}: {reason}")
     show_line(f"  without a promise, the allowance costs {why.cost:.5g} on these rows")
-    show_line(f"  one more point of allowance: {why.cost_of_one_more_point:.5g}")
+    show_line(f"  with one more point of allowance: {why.cost_of_one_more_point:.5g}")
     if why.cost_without_skips is not None:
         saved = 1.0 - why.cost / why.cost_without_skips if why.cost_without_skips else 0.0
         show_line(f"  without skips: {why.cost_without_skips:.5g} (skips save {saved:.1%})")

@@ -98,7 +98,12 @@ def status(
 
     work = open_workspace(folder, build_dir)
     states = pipeline.status(work, target, stderr_reporter())
-    rows = list(states.items())
-    show_table(f"{work.cascade.name} ({work.build})", ["stage", "state"], rows, figures=False)
+    changed = {stage.name: stage.changed(work) for stage in pipeline.STAGES if states[stage.name] == "stale"}
+    show_table(
+        f"{work.cascade.name} ({work.build})",
+        ["stage", "state", "changed"],
+        [[name, state, ", ".join(changed.get(name, ()))] for name, state in states.items()],
+        figures=False,
+    )
     if as_json:
-        show_json({"stages": states})
+        show_json({"stages": states, "changed": changed})

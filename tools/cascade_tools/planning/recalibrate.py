@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +84,7 @@ def refit(
     searched: PolicyTable,
     tolerated: Mapping[str, float],
     logged: Mapping[str, SampledRows],
+    at_least: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[PolicyTable, tuple[NewCut, ...]]:
     """The policy with new accept cuts, and what changed.
 
@@ -91,6 +93,7 @@ def refit(
         searched: the same before any cut was fitted again; no cut falls below its.
         tolerated: by tier, the share of its answers that the giant need not have given.
         logged: by tier; a tier without rows keeps its cut.
+        at_least: by tier, where a cut may not be lower: those of a policy that gives up more accuracy.
     """
     routes, changed = list(policy.routes), []
     for own, tier in enumerate(policy.tiers):
@@ -100,6 +103,7 @@ def refit(
             continue
         lowest = accept_cut(searched.routes[own])
         new = _lowest_cut(rows, cut, cut if lowest is None else lowest, tolerated[tier])
+        new = max(new, at_least.get(tier, new))
         above, kept = rows.where(rows.confidence >= cut), rows.where(rows.confidence >= new)
         changed.append(
             NewCut(

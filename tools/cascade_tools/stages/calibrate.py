@@ -44,6 +44,8 @@ def calibrate(work: Workspace, made_from: dict[str, str], report: Reporter) -> N
     """
     cascade = work.cascade
     rows = load_rows(cascade, "validation")
+    if cascade.data.labels == "target":
+        _mask(cascade, rows)  # before the models run for minutes
     logits = {}
     for tier in cascade.tiers:
         source = load_source(cascade, tier)
@@ -155,7 +157,10 @@ def check_logits(cascade: Cascade, logits: dict[str, Logits], rows: Rows) -> int
             wanted = "[rows, classes]"
             if rows.target.ndim == 2:
                 wanted = f"[rows, {rows.target.shape[1]} tokens, classes], as the target has,"
-            raise UsageError(f"tiers.{name}: must give logits {wanted} gave {list(values.shape)}")
+            raise UsageError(
+                f"tiers.{name}: must give logits {wanted} gave {list(values.shape)}",
+                "for models that label tokens, target must be [rows, tokens]" if values.ndim == 3 else "",
+            )
         classes = classes or values.shape[-1]
         if values.shape[-1] != classes:
             raise UsageError(
@@ -173,7 +178,8 @@ def check_logits(cascade: Cascade, logits: dict[str, Logits], rows: Rows) -> int
     if not _in_range(rows.target, classes):
         raise UsageError(
             f"data.validation: target has labels {low} to {high}, "
-            f"but the tiers have {classes} classes: 0 to {classes - 1}"
+            f"but the tiers have {classes} classes: 0 to {classes - 1}",
+            "a token that does not count has -1" if rows.target.ndim == 2 else "",
         )
     return classes
 

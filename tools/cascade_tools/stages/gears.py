@@ -45,7 +45,8 @@ def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
         return sustainable_rate(loads, devices, placed_counts(cascade, placement, len(loads)))[0]
 
     choices = choose_gears(
-        (policy.reference, *policy.alternatives),
+        # New cuts are for the gears that are in use; no other policy is put into their place.
+        policy.alternatives if policy.recalibrated else (policy.reference, *policy.alternatives),
         cascade.objective.max_accuracy_drop,
         cascade.gears.count,
         cascade.gears.reserve,

@@ -70,6 +70,15 @@ class Stage:
         files = {name: digest_file(work.path(name)) for name in self.reads}
         return {**self.depends(work.cascade), **files, "cascade-tools": __version__}
 
+    def changed(self, work: Workspace) -> tuple[str, ...]:
+        """What the stage read when it ran and would read otherwise now, by name."""
+        try:
+            was = work.load(self.files[0], self.kind, self.name).made_from
+        except ArtifactError:
+            return ()
+        now = self.made_from(work)
+        return tuple(sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name)))
+
     def state(self, work: Workspace) -> State:
         """Whether the stage's files are there and up to date."""
         if not all(work.path(name).is_file() for name in self.files):

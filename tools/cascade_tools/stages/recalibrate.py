@@ -74,7 +74,7 @@ class Proposal:
     """New cuts, and what they mean.
 
     Attributes:
-        policy: with the new cuts in the chosen policy and in every alternative.
+        policy: with the new cuts in the chosen policy and in those of the other gears.
         cost: of a row of the logged traffic, in the policy's unit; modelled.
         rate_rps: what the placed instances sustain then; `planned_rate_rps` with the planned cuts.
     """
@@ -87,51 +87,80 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Recalibration:
-    """The findings; no proposal where nothing has drifted."""
+class Drift:
+    """What the tests found.
+
+    Attributes:
+        tiers: those of the plan that answer and can be doubted.
+        unused_rows: rows of the log that belong to none of them.
+    """
 
     tiers: tuple[TierDrift, ...]
-    proposal: Proposal | None
+    unused_rows: int
+    logged: Mapping[str, SampledRows]
+
+    @property
+    def drifted(self) -> dict[str, SampledRows]:
+        """The log's rows of every tier that has drifted."""
+        return {tier.tier: self.logged[tier.tier] for tier in self.tiers if tier.drifted}
 
 
-def recalibrate(
-    work: Workspace,
-    shadow: Path,
-    false_alarm_rate: float,
-    min_rate_rps: float | None = None,
-    smallest_probability: float | None = None,
-) -> Recalibration:
-    """Test a shadow log, and write `recalibrated.json` if the traffic has drifted.
+def find_drift(
+    work: Workspace, shadow: Path, false_alarm_rate: float, smallest_probability: float | None = None
+) -> Drift:
+    """Test a shadow log against the plan; an earlier proposal is taken away.
 
     Args:
-        work: with a policy, a placement and a gear plan.
+        work: with a policy and a gear plan.
         shadow: the log; see `shadow`.
         false_alarm_rate: chance that each of the two tests calls a drift of any tier where there is none.
-        min_rate_rps: what the placed instances must still sustain; None for any rate.
         smallest_probability: with which a row may have been sampled; None if all are the same.
 
     Raises:
         ArtifactError: the log or a file of the plan does not fit.
-        Infeasible: the new cuts break a bound of the plan; nothing is written.
     """
     if not 0.0 < false_alarm_rate < 0.5:
         raise UsageError(f"--false-alarm-rate {false_alarm_rate:g}: must be above 0 and below 0.5")
     if smallest_probability is not None and not 0.0 < smallest_probability <= 1.0:
         raise UsageError(f"--smallest-probability {smallest_probability:g}: must be above 0 and at most 1")
     policy = work.load(POLICY_FILE, RoutingPolicy, "search")
-    table = load_score_table(work.path(SCORES_FILE))
-    logged = read_shadow(shadow, work.cascade.tier_names, smallest_probability)
+    unseen = load_score_table(work.path(SCORES_FILE)).part("verify")
     plan = work.load(GEARS_FILE, GearPlan, "gears")
-    used, logged = served_by([gear.policy for gear in plan.gears], logged)
-    tiers = compare(table.part("verify"), policy, used, logged, false_alarm_rate)
-    drifted = {tier.tier: logged[tier.tier] for tier in tiers if tier.drifted}
-    if not drifted:
-        return Recalibration(tiers, None)
-    proposal = _propose(work, policy, table, drifted, shadow, false_alarm_rate / len(tiers))
+    everything = read_shadow(shadow, work.cascade.tier_names, smallest_probability)
+    used, logged = served_by([gear.policy for gear in plan.gears], everything)
+    tiers = compare(unseen, policy, used, logged, false_alarm_rate)
+    with readable_disk_errors(work.build):
+        work.path(RECALIBRATED_FILE).unlink(missing_ok=True)
+    tested = {tier.tier for tier in tiers}
+    unused = sum(len(rows) for tier, rows in everything.items() if tier not in tested)
+    return Drift(tiers, unused, logged)
+
+
+def propose(
+    work: Workspace,
+    drift: Drift,
+    shadow: Path,
+    false_alarm_rate: float,
+    min_rate_rps: float | None = None,
+) -> Proposal:
+    """Fit the cuts of the drifted tiers again, and write `recalibrated.json`.
+
+    Args:
+        work: with a policy, a placement and a gear plan.
+        drift: of at least one tier.
+        shadow: the log that it was found in.
+        false_alarm_rate: of the tests.
+        min_rate_rps: what the placed instances must still sustain; None for any rate.
+
+    Raises:
+        Infeasible: the new cuts break a bound of the plan; nothing is written.
+    """
+    policy = work.load(POLICY_FILE, RoutingPolicy, "search")
+    proposal = _propose(work, policy, drift.drifted, shadow, false_alarm_rate / len(drift.tiers))
     _check_bounds(work, policy, proposal, min_rate_rps)
     with readable_disk_errors(work.build):
         work.save(RECALIBRATED_FILE, proposal.policy)
-    return Recalibration(tiers, proposal)
+    return proposal
 
 
 def served_by(
@@ -245,49 +274,60 @@ def _position(policy: RoutingPolicy, table: PolicyTable) -> int:
 def _propose(
     work: Workspace,
     policy: RoutingPolicy,
-    table: ScoreTable,
     logged: dict[str, SampledRows],
     shadow: Path,
     false_alarm_rate: float,
 ) -> Proposal:
-    profile = work.load(PROFILE_FILE, Profile, "profile")
-    question = make_question(work.cascade, profile)
+    question = make_question(work.cascade, work.load(PROFILE_FILE, Profile, "profile"))
+    table = load_score_table(work.path(SCORES_FILE))
     unseen = table.part("verify")
     judged, checked = Evaluator(table.where(table.split != "fit"), question), Evaluator(unseen, question)
-    searched = _searched(policy)
-    fitted = []
-    for used, wanted in zip([policy.chosen, *policy.alternatives], searched, strict=True):
+
+    def fitted(
+        used: PolicyTable, wanted: PolicyTable, at_least: Mapping[str, float]
+    ) -> tuple[PredictedPolicy, tuple[NewCut, ...]]:
         tolerated = {
             tier: tolerated_share(was.agrees, was.group, false_alarm_rate)
             for tier, was in planned_answers(unseen, wanted).items()
             if len(was.agrees)
         }
         rows = {tier: found for tier, found in logged.items() if tier in tolerated}
-        fitted.append(refit(used.table, wanted, tolerated, rows))
-    again = []
-    for new, _ in fitted:
+        new, changed = refit(used, wanted, tolerated, rows, at_least)
         predicted = judged(new)
         if policy.certified:
             predicted = predicted.model_copy(update={"accuracy_drop_bound": checked.bound_points(new)})
-        again.append(predicted)
-    cuts = fitted[0][1]
+        return predicted, changed
+
+    searched, *of_others = _searched(policy)
+    chosen, cuts = fitted(policy.chosen.table, searched, {})
+    at_least = {cut.tier: cut.cut for cut in cuts}
+    gears = {gear.policy for gear in work.load(GEARS_FILE, GearPlan, "gears").gears}
+    in_use = [
+        (used.table, wanted)
+        for used, wanted in zip(policy.alternatives, of_others, strict=True)
+        if used.table in gears and used.table != policy.chosen.table
+    ]
+    if policy.reference.table in gears and policy.reference.table not in dict(in_use):
+        in_use.insert(0, (policy.reference.table, policy.reference.table))
+    others = [fitted(used, wanted, at_least)[0] for used, wanted in in_use]
     reach = _reach(policy.chosen, cuts)
     times = np.concatenate([rows.time for rows in logged.values()])
     before = policy.recalibrated.spread if policy.recalibrated else {}
     new_policy = policy.model_copy(
         update={
-            "chosen": again[0],
-            "alternatives": tuple(again[1:]),
+            "chosen": chosen,
+            "alternatives": (*others, chosen),
             "recalibrated": Recalibrated(
                 shadow_sha256=digest_file(shadow),
                 rows={tier: len(rows) for tier, rows in logged.items()},
                 first_time=float(times.min()),
                 last_time=float(times.max()),
-                searched=tuple(searched),
+                searched=(searched, *(wanted for _, wanted in in_use), searched),
                 spread={**before, **{tier: _spread(rows) for tier, rows in logged.items()}},
             ),
         }
     )
+    profile = work.load(PROFILE_FILE, Profile, "profile")
     return Proposal(
         cuts=cuts,
         policy=new_policy,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,8 @@ def question_of(table: ScoreTable, options: Options) -> Question:
     drop = options.max_accuracy_drop
     if drop is not None and not -100.0 <= drop <= 100.0:
         raise UsageError(f"--max-accuracy-drop {drop:g}: points between -100 and 100; 0.5 is .005")
-    if drop is None and options.max_cost is None:
-        raise UsageError("give --max-accuracy-drop, --max-cost or both")
+    if drop is None and options.max_cost is None and not options.max_latency:
+        raise UsageError("give a bound: --max-accuracy-drop, --max-cost, --max-latency or several")
     if options.max_cost is not None and not options.max_cost > 0.0:
         raise UsageError(f"--max-cost {options.max_cost:g}: must be above 0")
     if not 0.5 < options.confidence < 1.0:
@@ -58,7 +59,8 @@ def question_of(table: ScoreTable, options: Options) -> Question:
         cost=_per_tier("--cost", options.cost, table.tiers),
         max_accuracy_drop=drop,
         reference=table.tiers.index(reference),
-        max_cost=options.max_cost,
+        # With a bound of latency alone, the most accurate policy at any cost.
+        max_cost=math.inf if drop is None and options.max_cost is None else options.max_cost,
         latency_ms=_per_tier("--latency-ms", options.latency, table.tiers) if options.latency else None,
         max_latency_ms=bounds,
         confidence=options.confidence,

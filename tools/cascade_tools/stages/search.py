@@ -103,14 +103,20 @@ def not_certified(decision: Decision, question: Question, way_out: str) -> Infea
     asked, could = question.max_accuracy_drop, decision.certifiable_drop
     needed = decision.rows_needed
     rows = decision.search_rows + decision.verify_rows
-    more = "no number of such rows would do" if needed is None else f"about {needed:,} rows would do"
+    more = (
+        "allow more"
+        if needed is None  # what these rows hold against it would not go away
+        else f"allow more, give more labelled rows (about {needed:,}, by these)"
+    )
+    if question.max_cost is not None or question.max_latency_ms:
+        more += ", loosen the bound of cost or latency"
     smallest = (
         "" if could is None else f"; the smallest that can is {math.ceil(could * 100) / 100:.2f} points"
     )
     return Infeasible(
         f"a drop of at most {asked:g} points cannot be certified on {rows:,} rows with "
         f"{question.confidence:.0%} confidence{smallest}",
-        f"allow more, give more labelled rows ({more}), or {way_out} to go without a promise",
+        f"{more}, or {way_out} to go without a promise",
         constraint="guarantee",
         details={"certified": False, "certifiable_drop": could, "rows_needed": needed},
     )

@@ -10,13 +10,25 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from cascade_tools.errors import ArtifactError, UsageError
 from cascade_tools.planning.drift import SampledRows
 from cascade_tools.spec import describe
+
+
+def _label(value: object) -> object:
+    """A whole number, or a list of them where tokens are labelled."""
+    parts = value if isinstance(value, list) else [value]
+    if not all(type(part) is int and part >= -1 for part in parts):
+        raise ValueError("must be a class, or a list of them where tokens are labelled")
+    return tuple(parts) if isinstance(value, list) else value
+
+
+Label = Annotated[Any, BeforeValidator(_label)]
 
 
 class ShadowRow(BaseModel):
@@ -26,9 +38,9 @@ class ShadowRow(BaseModel):
 
     time: float = Field(ge=0.0, allow_inf_nan=False)
     tier: str
-    confidence: float = Field(allow_inf_nan=False)
-    label: int | tuple[int, ...]
-    giant_label: int | tuple[int, ...]
+    confidence: float = Field(ge=0.0, le=1.0)
+    label: Label
+    giant_label: Label
     probability: float = Field(gt=0.0, le=1.0)
     gear: int | None = Field(default=None, ge=0)
 
