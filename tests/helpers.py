@@ -68,6 +68,7 @@ def plan_content(tiers: tuple[str, ...] = ("tiny", "base", "giant")) -> Json:
             "max_batch_size": 32,
             "inline_entry_ms": 2.0,
             "escalation_threads": 4,
+            "shadow_share": 0.0,
         },
         "cost_unit": "ms per row",
     }

@@ -160,7 +160,13 @@ BROKEN: list[tuple[Change, str]] = [
     ],
     *[
         (lambda c, key=key: c["limits"].pop(key), f"{key}: missing")
-        for key in ("rows_in_flight", "max_batch_size", "inline_entry_ms", "escalation_threads")
+        for key in (
+            "rows_in_flight",
+            "max_batch_size",
+            "inline_entry_ms",
+            "escalation_threads",
+            "shadow_share",
+        )
     ],
     *[(lambda c, key=key: c["hysteresis"].pop(key), f"{key}: missing") for key in ("alpha", "window_ms")],
     *[

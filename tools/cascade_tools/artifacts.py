@@ -440,12 +440,14 @@ class RouterLimits(_Value):
         max_batch_size: of the router model, for the queue estimate.
         inline_entry_ms: a first tier that is planned to take longer is not called inside `execute`.
         escalation_threads: calls to later tiers that may be under way at once.
+        shadow_share: share of the answered rows that is also shown to the last tier, where a log is kept.
     """
 
     rows_in_flight: int = Field(ge=1)
     max_batch_size: int = Field(ge=1)
     inline_entry_ms: float = Field(default=2.0, ge=0.0)
     escalation_threads: int = Field(default=16, ge=1, le=256)
+    shadow_share: float = Field(default=0.01, ge=0.0, le=1.0)
 
 
 class GearPlan(Artifact):

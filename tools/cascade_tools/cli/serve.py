@@ -37,6 +37,7 @@ def serve(
     from cascade_tools.stages.build_repo import repository_root
     from cascade_tools.stages.pipeline import status
     from cascade_tools.stages.progress import stderr_reporter
+    from cascade_tools.stages.recalibrate import SHADOW_FILE
 
     work = open_workspace(folder, build_dir)
     state = status(work, "embedded", stderr_reporter())["build-repo"]
@@ -46,7 +47,8 @@ def serve(
     ports = Ports(http_port or free.http, grpc_port or free.grpc, metrics_port or free.metrics)
     repository = repository_root(work, "embedded") / "current"
     name = work.cascade.name
-    with embedded_triton(repository, ports, work.path("triton.log")) as server:
+    shadow = work.path(SHADOW_FILE) if work.cascade.serving.shadow_share else None
+    with embedded_triton(repository, ports, work.path("triton.log"), shadow) as server:
         show_line(f"{name} is served: HTTP {server.http_url}, gRPC {server.grpc_url}")
         show_line(f"metrics: {server.metrics_url}   log: {server.log}   stop: Ctrl-C")
         if as_json:
@@ -57,6 +59,7 @@ def serve(
                     "grpc": server.grpc_url,
                     "metrics": server.metrics_url,
                     "log": str(server.log),
+                    "shadow_log": None if shadow is None else str(shadow),
                     "pid": os.getpid(),
                     "server_pid": server.process.pid,
                 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from .batch import Batch, Ticket, TierAnswer
 from .metrics import Family, Metrics
 from .plan import PlanFile
 from .router import Inputs, Router, TierError, join
+from .shadow import SHADOW_VARIABLE, Shadow
 
 FINAL = 1
 
@@ -29,7 +31,9 @@ class TritonPythonModel:
         # The names below do not exist yet while Triton imports this file.
         self._cpu = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU)
         metrics = Metrics(_make_family, {"model": args["model_name"]})
-        self._router = Router(plan_file, self._call_tier, self._send, metrics)
+        file = os.environ.get(SHADOW_VARIABLE)
+        shadow = Shadow(Path(file), self._call_tier, metrics) if file else None
+        self._router = Router(plan_file, self._call_tier, self._send, metrics, shadow)
         gc.freeze()  # what is loaded now stays; no collection has to walk through it again
 
     def execute(self, requests: list[Any]) -> list[Any]:

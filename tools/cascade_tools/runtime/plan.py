@@ -22,7 +22,13 @@ from .policy import ANSWER, Bands, Policy
 FORMAT = 1
 LARGEST_CUT = float(np.finfo(np.float32).max)
 # Smallest legal values.
-LIMITS = {"rows_in_flight": 1, "max_batch_size": 1, "inline_entry_ms": 0, "escalation_threads": 1}
+LIMITS = {
+    "rows_in_flight": 1,
+    "max_batch_size": 1,
+    "inline_entry_ms": 0,
+    "escalation_threads": 1,
+    "shadow_share": 0,
+}
 HYSTERESIS = {"alpha": 0, "window_ms": 1}
 
 
@@ -69,6 +75,7 @@ class Limits:
     max_batch_size: int
     inline_entry_ms: float
     escalation_threads: int
+    shadow_share: float
 
 
 @dataclass(frozen=True)
@@ -199,6 +206,7 @@ def _parse_plan(content: Mapping[str, Any], digest: str) -> Plan:
             max_batch_size=int(limits["max_batch_size"]),
             inline_entry_ms=float(limits["inline_entry_ms"]),
             escalation_threads=int(limits["escalation_threads"]),
+            shadow_share=float(limits["shadow_share"]),
         ),
         digest=digest,
     )

@@ -28,6 +28,7 @@ from .batch import DEADLINE, DEGRADED, Batch, RowNumbers, Ticket, TierAnswer
 from .gearbox import GearBox
 from .plan import Plan, PlanError, PlanFile
 from .policy import ANSWER, Policy, route
+from .shadow import Shadow, ShadowRows
 
 Inputs = dict[str, npt.NDArray[np.generic]]
 HOUSEKEEPING_PERIOD_S = 0.25
@@ -54,13 +55,14 @@ class _Group:
     batch: Batch
     plan: Plan
     policy: Policy
+    gear: int
     level: int
     rows: RowNumbers
     inputs: Inputs
 
     def part(self, keep: npt.NDArray[np.bool_], level: int) -> _Group:
         inputs = {name: values[keep] for name, values in self.inputs.items()}
-        return _Group(self.batch, self.plan, self.policy, level, self.rows[keep], inputs)
+        return _Group(self.batch, self.plan, self.policy, self.gear, level, self.rows[keep], inputs)
 
 
 class Router:
@@ -71,6 +73,7 @@ class Router:
         call_tier: how a tier is asked.
         send: sends the late answer of a ticket; must not raise.
         metrics: where counts go.
+        shadow: shows a sample of the answered rows to the last tier; None for none.
 
     Raises:
         PlanError: the first plan is missing or illegal.
@@ -82,6 +85,7 @@ class Router:
         call_tier: CallTier,
         send: Callable[[Batch, Ticket], None],
         metrics: m.Metrics,
+        shadow: Shadow | None = None,
     ) -> None:
         plan = plan_file.poll()
         if plan is None:
@@ -90,6 +94,7 @@ class Router:
         self._call_tier = call_tier
         self._send = send
         self._metrics = metrics
+        self._shadow = shadow
         self._lock = threading.Lock()
         self._rows_in_flight = 0
         self._last_batch_full = False
@@ -141,7 +146,7 @@ class Router:
             return batch, []
         policy = plan.gears[gear].policy
         first = plan.ladder[plan.ladder_index(policy.tiers[0])]
-        everything = _Group(batch, plan, policy, 0, np.arange(batch.rows), inputs)
+        everything = _Group(batch, plan, policy, gear, 0, np.arange(batch.rows), inputs)
         if first.p50_ms > plan.limits.inline_entry_ms:
             self._hand_off(everything.part(np.ones(batch.rows, bool), 0))
             return batch, []
@@ -157,6 +162,8 @@ class Router:
     def close(self) -> None:
         """Answer everything that was handed off, then stop the threads."""
         self._pool.shutdown(wait=True)
+        if self._shadow is not None:
+            self._shadow.close()
         self._closing.set()
         self._housekeeper.join()
         self._metrics.close()
@@ -209,10 +216,11 @@ class Router:
             tier=group.plan.ladder[answered_by].tier,
         )
         goal = route(group.policy.bands[level], answer.confidence)
-        if (goal == ANSWER).all():
+        accepted = goal == ANSWER
+        self._show(group, answered_by, answer, accepted)
+        if accepted.all():
             self._settle(group, completed)
             return []
-        accepted = goal == ANSWER
         if accepted.any():
             self._settle(group.part(accepted, level), completed)
         onward = []
@@ -228,6 +236,26 @@ class Router:
                 )
                 onward.append(part)
         return onward
+
+    def _show(
+        self, group: _Group, answered_by: int, answer: TierAnswer, accepted: npt.NDArray[np.bool_]
+    ) -> None:
+        """Offer a sample of the accepted rows to be shown to the last tier."""
+        ladder, limits = group.plan.ladder, group.plan.limits
+        if self._shadow is None or answered_by == len(ladder) - 1:
+            return
+        picked = self._shadow.sample(accepted, limits.shadow_share)
+        if not picked.any():
+            return
+        tier = ladder[answered_by].tier
+        if self._rows_in_flight > limits.max_batch_size:
+            self._shadow.drop(tier, int(picked.sum()))
+            return
+        inputs = {name: values[picked] for name, values in group.inputs.items()}
+        answer = TierAnswer(answer.label[picked], answer.confidence[picked], None)
+        self._shadow.offer(
+            ShadowRows(tier, group.gear, ladder[-1].model, inputs, answer, limits.shadow_share)
+        )
 
     def _ask(self, group: _Group) -> tuple[int, int | None, TierAnswer | None]:
         """Ask the group's tier, or the next larger one that works.

@@ -26,6 +26,7 @@ import tritonclient.http as triton_http
 
 from cascade_tools.errors import CascadeError, EnvironmentLacks, UsageError
 from cascade_tools.repository.place import refuse_other_target
+from cascade_tools.runtime.shadow import SHADOW_VARIABLE
 from cascade_tools.serving.triton_wheel import STUB, find_triton
 
 LOOPBACK = "127.0.0.1"
@@ -124,7 +125,7 @@ def check_ports(ports: Ports) -> None:
 
 @contextmanager
 def embedded_triton(
-    repository: Path, ports: Ports | None = None, log: Path | None = None
+    repository: Path, ports: Ports | None = None, log: Path | None = None, shadow: Path | None = None
 ) -> Iterator[Server]:
     """Serve a repository on the loopback interface until the block ends.
 
@@ -132,6 +133,7 @@ def embedded_triton(
         repository: with a manifest for the embedded server.
         ports: None for any that are free.
         log: where the server's log goes; None for a file that goes with the server.
+        shadow: where the router writes its shadow log; None for none.
 
     Raises:
         EnvironmentLacks: the wheel does not run here.
@@ -167,7 +169,7 @@ def embedded_triton(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env=wheel.environment(),
+                env=wheel.environment() | ({SHADOW_VARIABLE: str(shadow.resolve())} if shadow else {}),
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
