@@ -28,9 +28,10 @@ from cascade_tools.serving.load import WARM_UP_REQUESTS, LoadResult, compare_lat
 from cascade_tools.spec import load_devices
 from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.gears import GEARS_FILE
+from cascade_tools.stages.kept_rows import load_test_rows
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.search import POLICY_FILE, planned_point
-from cascade_tools.stages.usercode import Rows, load_rows
+from cascade_tools.stages.usercode import Rows
 from cascade_tools.store import Workspace, digest_file, readable_disk_errors
 
 SCORE_FILE = "score.json"
@@ -83,7 +84,7 @@ def score(work: Workspace, server: Server, say: Say) -> Score:
     """
     cascade = work.cascade
     plan = work.load(GEARS_FILE, GearPlan, "gears")
-    rows = load_rows(cascade, "test")
+    rows = load_test_rows(work)
     wanted = [] if plan.tokens is None else [plan.tokens]
     if list(rows.target.shape[1:]) != wanted:
         raise UsageError(

@@ -28,7 +28,7 @@ from cascade_tools.store import load_npz
 
 TIMEOUT_S = 600.0
 REQUEST_TIMEOUT_S = 60.0
-WARM_UP_REQUESTS = 64
+WARM_UP_REQUESTS = 32
 TURN_ROWS = 50  # few enough that noise meets all models alike, enough that caches stay warm
 
 

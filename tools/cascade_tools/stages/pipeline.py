@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -26,9 +25,10 @@ from cascade_tools.artifacts import (
 from cascade_tools.errors import ArtifactError, CascadeError
 from cascade_tools.machine.facts import machine
 from cascade_tools.repository.render import Target
-from cascade_tools.spec import SPEC_FILE, Cascade
+from cascade_tools.spec import Cascade
 from cascade_tools.stages.build_repo import build_repo, repository_root
 from cascade_tools.stages.calibrate import CALIBRATION_FILE, SCORES_FILE, calibrate
+from cascade_tools.stages.digests import source_digests
 from cascade_tools.stages.export import EXPORTED_FILE, export
 from cascade_tools.stages.gears import GEARS_FILE, gears
 from cascade_tools.stages.place import PLACEMENT_FILE, place
@@ -38,7 +38,6 @@ from cascade_tools.stages.search import FRONTIER_FILE, POLICY_FILE, search
 from cascade_tools.store import (
     Workspace,
     digest_file,
-    digest_files,
     digest_value,
     readable_disk_errors,
     write_atomically,
@@ -94,53 +93,9 @@ class Stage:
         return "fresh" if artifact.made_from == self.made_from(work) else "stale"
 
 
-def _sources(cascade: Cascade) -> dict[str, str]:
-    """Digests of the models and of everything that they and the rows may come from.
-
-    That is every file of the cascade's folder but prose and the spec, whose sections are digested where they
-    are read, and the files of the installed packages that a reference names.
-    """
-    folder = cascade.folder
-    paths = {
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and path.suffix != ".md"
-        and path != folder / SPEC_FILE
-        and not _is_derived(path.relative_to(folder))
-    } - {folder / cascade.devices}
-    for reference in (*(t.source.torch for t in cascade.tiers), cascade.data.validation):
-        paths |= _package_files(folder, reference)
-    return {
-        "sources": digest_files(paths, folder),
-        "tiers": digest_value(*cascade.tiers, cascade.data.validation, cascade.data.labels),
-    }
-
-
-def _is_derived(path: Path) -> bool:
-    return any(part == "build" or part == "__pycache__" or part.startswith(".") for part in path.parts)
-
-
-def _package_files(folder: Path, reference: str | None) -> set[Path]:
-    """Python files of the installed package that a reference names, found without importing it."""
-    if reference is None or ":" not in reference:
-        return set()
-    top = reference.partition(":")[0].partition(".")[0]
-    if (folder / f"{top}.py").is_file() or (folder / top).is_dir():
-        return set()  # the folder's own files are digested anyhow
-    try:
-        found = find_spec(top)
-    except (ImportError, ValueError):
-        return set()
-    if found is None or found.origin is None or not found.has_location:
-        return set()
-    origin = Path(found.origin)
-    return set(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else {origin}
-
-
 def _with_sources(*sections: str) -> Callable[[Cascade], dict[str, str]]:
     def depends(cascade: Cascade) -> dict[str, str]:
-        return {**_sources(cascade), **_sections(*sections)(cascade)}
+        return {**source_digests(cascade, cascade.data.validation), **_sections(*sections)(cascade)}
 
     return depends
 
