@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from cascade_tools.artifacts import PolicyTable, Recalibrated, Route, RoutingPolicy, ScoreTable, Spread
 from cascade_tools.errors import UsageError
 from cascade_tools.planning.drift import SampledRows
+from cascade_tools.planning.drift_of_plan import answered_by_all, compare, served_by
 from cascade_tools.planning.evaluate import evaluate, follow, threshold_policy
 from cascade_tools.planning.recalibrate import planned_answers, refit
-from cascade_tools.stages.recalibrate import answered_by_all, compare, served_by
 
 from .tables import question_of, table_of
 from .test_drift import rows_of

@@ -101,15 +101,15 @@ BAD_ROWS = {
     ),
     "a target of floats": (
         f'{{{X}, "target": np.zeros(4)}}',
-        "'target' must be integers [rows], found float64 [4]",
+        "'target' must be integers [rows], or [rows, tokens], found float64 [4]",
     ),
     "a target of truth values": (
         f'{{{X}, "target": np.zeros(4, bool)}}',
-        "'target' must be integers [rows], found bool [4]",
+        "'target' must be integers [rows], or [rows, tokens], found bool [4]",
     ),
-    "a target of two dimensions": (
-        f'{{{X}, "target": np.zeros((4, 1), int)}}',
-        "'target' must be integers [rows], found int64 [4, 1]",
+    "a target of three dimensions": (
+        f'{{{X}, "target": np.zeros((4, 1, 1), int)}}',
+        "'target' must be integers [rows], or [rows, tokens], found int64 [4, 1, 1]",
     ),
     "no input": (f"{{{TARGET}}}", "holds no input array beside target and group"),
     "an input without features": (

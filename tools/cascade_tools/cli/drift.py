@@ -13,7 +13,8 @@ from cascade_tools.cli.output import show_json, show_line, show_table, show_warn
 from cascade_tools.errors import Infeasible
 
 if TYPE_CHECKING:
-    from cascade_tools.stages.recalibrate import Drift, Proposal, TierDrift
+    from cascade_tools.planning.drift_of_plan import TierDrift
+    from cascade_tools.stages.recalibrate import Drift, Proposal
 
 
 def register(app: typer.Typer) -> None:
@@ -43,15 +44,10 @@ def recalibrate(
     as_json: AsJson = False,
 ) -> None:
     """Test a shadow log for drift and propose new cuts; nothing changes without --apply."""
+    from cascade_tools.planning.drift_of_plan import FEWEST_ROWS
     from cascade_tools.stages.pipeline import status, take_policy
     from cascade_tools.stages.progress import stderr_reporter
-    from cascade_tools.stages.recalibrate import (
-        FEWEST_ROWS,
-        RECALIBRATED_FILE,
-        SHADOW_FILE,
-        find_drift,
-        propose,
-    )
+    from cascade_tools.stages.recalibrate import RECALIBRATED_FILE, SHADOW_FILE, find_drift, propose
 
     work, report = open_workspace(folder, build_dir), stderr_reporter()
     if status(work, target, report)["gears"] != "fresh":
