@@ -12,15 +12,26 @@ from typing import Any
 import numpy as np
 
 from cascade_tools.artifacts import GearPlan
+from cascade_tools.planning.evaluate import follow, threshold_policy
 from cascade_tools.runtime.plan import parse_policy
 from cascade_tools.runtime.policy import ANSWER, route
 from cascade_tools.serving.embedded import embedded_triton
 from cascade_tools.serving.load import WARM_UP_REQUESTS, run_load
+from cascade_tools.stages.calibrate import SCORES_FILE
 from cascade_tools.stages.shadow import read_shadow
 from cascade_tools.stages.usercode import Rows
-from cascade_tools.store import Workspace
+from cascade_tools.store import Workspace, load_score_table
 
-from .helpers import MODEL, metric, plan_path, to_bytes, wait_until, with_limits
+from .helpers import (
+    MODEL,
+    metric,
+    plan_path,
+    settled_metric,
+    to_bytes,
+    wait_until,
+    with_limits,
+    with_policies,
+)
 
 DATATYPES = {"PIXELS": "FP32"}
 FAMILIES = ("rows", "agrees", "dropped")
@@ -33,6 +44,14 @@ class Shown:
     lines: list[dict[str, Any]]
     counts: dict[str, float]
     tier: list[int]
+    alarms: dict[str, float]
+    log: str
+
+
+def with_tolerated(plan: GearPlan, share: float) -> GearPlan:
+    """The plan with so many disagreements tolerated of every tier but the last."""
+    ladder = [info.model_copy(update={"tolerated_disagreement": share}) for info in plan.ladder[:-1]]
+    return plan.model_copy(update={"ladder": (*ladder, plan.ladder[-1])})
 
 
 def serve_once(
@@ -52,11 +71,13 @@ def serve_once(
             sent = [*tier, *tier[:WARM_UP_REQUESTS]]
             early = sum(number < len(tiers) - 1 for number in sent)
             wait_until(lambda: count("rows") + count("dropped") == early, "all early rows are counted")
-        else:
-            wait_until(lambda: not share or count("rows") > 0, "rows were shown")
+        elif share:
+            wait_until(lambda: metric(server, "cascade_drift") > 0.0, "a tier raises the alarm")
         counts = {family: count(family) for family in FAMILIES}
+        alarms = {tier: settled_metric(server, "cascade_drift", tier=tier) for tier in tiers[:-1]}
+        text = server.log.read_text(errors="replace")
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    return Shown(lines, counts, tier)
+    return Shown(lines, counts, tier, alarms, text)
 
 
 def test_every_row_before_the_last_tier_may_be_shown_to_it(
@@ -70,7 +91,7 @@ def test_every_row_before_the_last_tier_may_be_shown_to_it(
 ) -> None:
     label, confidence, _ = tiers
     names = small.cascade.tier_names
-    found = serve_once(1.0, plan, served, rows, names, tmp_path)
+    found = serve_once(1.0, with_tolerated(plan, 0.5), served, rows, names, tmp_path)
     assert len(found.lines) == found.counts["rows"] > 0.5 * sum(tier < 2 for tier in found.tier)
     assert found.counts["agrees"] == sum(line["label"] == line["giant_label"] for line in found.lines)
     for line in found.lines:
@@ -82,27 +103,50 @@ def test_every_row_before_the_last_tier_may_be_shown_to_it(
             & (label[:, -1] == line["giant_label"])
         )
         assert len(alike), line
-        assert line["probability"] == 1.0
         assert line["gear"] in range(len(plan.gears))
         assert time.time() - 600 < line["time"] <= time.time()
+    assert set(found.alarms.values()) == {0.0}
+    assert " differs from " not in found.log
 
-
-def test_the_log_is_what_recalibrate_reads(
-    triton: None, small: Workspace, plan: GearPlan, served: Path, rows: Rows, tmp_path: Path
-) -> None:
-    found = serve_once(0.5, plan, served, rows, small.cascade.tier_names, tmp_path)
-    logged = read_shadow(tmp_path / "shadow.jsonl", small.cascade.tier_names)
-    assert sum(len(of_tier) for of_tier in logged.values()) == len(found.lines) > 0
+    # The log is what `recalibrate` reads.
+    logged = read_shadow(tmp_path / "shadow.jsonl", names)
+    assert sum(len(of_tier) for of_tier in logged.values()) == len(found.lines)
     policy = parse_policy(plan.gears[-1].policy.model_dump(), "policy")
     for tier, of_tier in logged.items():
         bands = policy.bands[policy.tiers.index(tier)]
         assert (route(bands, of_tier.confidence.astype(np.float32)) == ANSWER).all()
-        assert of_tier.largest_weight == 2.0
+
+
+def test_a_tier_that_disagrees_more_often_than_planned_raises_the_alarm(
+    triton: None, small: Workspace, plan: GearPlan, served: Path, rows: Rows, tmp_path: Path
+) -> None:
+    names = small.cascade.tier_names
+    hasty = with_policies(plan, (threshold_policy((names[0], names[-1]), (0.0,)), None))
+    found = serve_once(0.5, with_tolerated(hasty, 1e-4), served, rows, names, tmp_path)
+    assert sum(line["label"] != line["giant_label"] for line in found.lines) >= 5
+    assert {line["probability"] for line in found.lines} == {0.5}
+    assert found.alarms == {names[0]: 1.0, names[1]: 0.0}
+    said = f"tier {names[0]} differs from {MODEL}_{names[-1]} on more than the"
+    assert found.log.count(said) == 1
 
 
 def test_without_a_share_nothing_is_shown(
     triton: None, small: Workspace, plan: GearPlan, served: Path, rows: Rows, tmp_path: Path
 ) -> None:
-    found = serve_once(0.0, plan, served, rows, small.cascade.tier_names, tmp_path)
+    few = rows.take(slice(0, 50))
+    found = serve_once(0.0, plan, served, few, small.cascade.tier_names, tmp_path)
     assert found.lines == []
     assert set(found.counts.values()) == {0.0}
+
+
+def test_the_plan_says_what_it_tolerates(small: Workspace, built_plan: GearPlan) -> None:
+    table = load_score_table(small.path(SCORES_FILE)).part("verify")
+    for gear in built_plan.gears:
+        answered = follow(table, gear.policy).answered
+        for own, info in enumerate(built_plan.ladder[:-1]):
+            mine = answered[:, own]
+            if not mine.any():
+                continue
+            share = (table.label[mine, own] != table.label[mine, -1]).mean()
+            assert info.tolerated_disagreement is None or share < info.tolerated_disagreement < 1.0
+    assert built_plan.ladder[-1].tolerated_disagreement is None

@@ -404,7 +404,12 @@ class Placement(Artifact):
 
 
 class LadderTier(_Value):
-    """What the router needs to know of one tier of the full ladder; see `TierInfo` in the runtime."""
+    """What the router needs to know of one tier of the full ladder; see `TierInfo` in the runtime.
+
+    Attributes:
+        tolerated_disagreement: share of its answers that the last tier need not have given; None where
+            nothing is planned for it.
+    """
 
     tier: str
     model: str
@@ -412,6 +417,7 @@ class LadderTier(_Value):
     p50_ms: float
     p99_ms: float
     further_row_ms: float
+    tolerated_disagreement: float | None = Field(default=None, gt=0.0, lt=1.0)
 
 
 class Gear(_Value):

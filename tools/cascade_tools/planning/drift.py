@@ -3,9 +3,8 @@
 Two questions per tier, about the rows that it answered itself and that were also shown to the giant:
 
 - do their confidences still lie where they lay (population stability index)?
-- does the tier still agree with the giant as often as planned? A test by betting (Waudby-Smith and Ramdas,
-  2024): a wealth that grows with every disagreement above the plan. Under the plan it ever exceeds 1 / alpha
-  with probability at most alpha (Ville's inequality), so it may be looked at after every row.
+- does the tier still agree with the giant as often as planned? A test by betting, which may be looked at
+  after every row (`runtime/bet.py`; the router runs the same on its own sample).
 
 Rows of the log count as independent of each other; bursts of almost equal rows are called drift too often.
 """
@@ -19,16 +18,13 @@ import numpy.typing as npt
 from scipy.stats import chi2
 
 from cascade_tools.planning.bounds import Groups, paired_sample
+from cascade_tools.runtime.bet import LARGEST_SHARE, Bet
 
 Array = npt.NDArray[np.float64]
 
 BINS = 10
 # What credit scoring, where the index comes from, calls a change that matters.
 LARGE_INDEX = 0.1
-# What is bet on: the share of disagreements has become so many times the planned one.
-GROWTH = np.array([1.25, 1.5, 2.0, 3.0, 5.0, 10.0])
-LARGEST_SHARE = 0.95
-LARGEST_WEALTH = 1e300  # what follows can multiply it by 10
 
 
 @dataclass(frozen=True)
@@ -199,22 +195,9 @@ def tolerated_share(
 
 
 def evidence(rows: SampledRows, share: float) -> Array:
-    """Wealth after every row of a bet that more than `share` of all rows disagree, [rows].
-
-    A sampled row counts with the smallest probability of sampling over its own, so that the bet is fair for
-    the traffic and not for the sample. The stake is spread over how much the share has grown and over the
-    row since when: 1 / (s (s + 1)) on a change at row s, so that a late change is noticed, too.
-    """
-    grown = np.minimum(share * GROWTH, LARGEST_SHARE)
-    grown = grown[grown > share]
-    if not len(rows) or not len(grown):
-        return np.ones(len(rows))
-    bet = (grown - share) / (share * (1.0 - share))
+    """Wealth after every row of a bet that more than `share` of all rows disagree, [rows]; see `Bet`."""
+    bet = Bet(share)
     scale = rows.weight / rows.largest_weight
-    gain = 1.0 + scale[:, None] * (np.where(rows.agrees, 0.0, 1.0) - share)[:, None] * bet
-    staked = np.zeros(len(bet))
-    wealth = np.empty(len(rows))
-    for row in range(len(rows)):
-        staked = np.minimum((staked + 1.0 / ((row + 1) * (row + 2))) * gain[row], LARGEST_WEALTH)
-        wealth[row] = staked.mean() + 1.0 / (row + 2)
-    return wealth
+    return np.array(
+        [bet.add(not agrees, s) for agrees, s in zip(rows.agrees.tolist(), scale.tolist(), strict=True)]
+    )

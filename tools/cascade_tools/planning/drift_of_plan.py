@@ -17,6 +17,7 @@ from cascade_tools.planning.drift import (
     agreement,
     population_stability,
     spread_of,
+    tolerated_share,
 )
 from cascade_tools.planning.recalibrate import accept_cut, planned_answers
 
@@ -113,7 +114,7 @@ def compare(
     """
     refitted = policy.recalibrated
     cuts = answered_by_all(used)
-    searched = searched_policies(policy)[_position(policy, used[0])]
+    searched = searched_as(policy, used[0])
     answers = planned_answers(unseen, searched)
     doubted = [tier for tier in answers if any(tier in other.tiers for other in used)]
     found = []
@@ -149,9 +150,31 @@ def searched_policies(policy: RoutingPolicy) -> list[PolicyTable]:
     return [policy.chosen.table, *(other.table for other in policy.alternatives)]
 
 
-def _position(policy: RoutingPolicy, table: PolicyTable) -> int:
+def searched_as(policy: RoutingPolicy, table: PolicyTable) -> PolicyTable:
+    """What a gear's policy was before any cut was fitted again."""
     present = [policy.chosen.table, *(other.table for other in policy.alternatives)]
-    return present.index(table) if table in present else 0
+    return searched_policies(policy)[present.index(table)] if table in present else table
+
+
+def tolerated_by_gears(
+    unseen: ScoreTable, policy: RoutingPolicy, gears: Sequence[PolicyTable], false_alarm_rate: float
+) -> dict[str, float]:
+    """By tier, the largest share of its answers that the giant need not have given in any gear.
+
+    Args:
+        unseen: rows that the search did not see.
+        policy: whose gears they are.
+        gears: their policies.
+        false_alarm_rate: over all tiers; half of it pays for not knowing the planned share exactly.
+    """
+    shares: dict[str, float] = {}
+    for gear in gears:
+        answers = planned_answers(unseen, searched_as(policy, gear))
+        for tier, was in answers.items():
+            if len(was.agrees) >= FEWEST_ROWS:
+                found = tolerated_share(was.agrees, was.group, false_alarm_rate / len(answers))
+                shares[tier] = max(found, shares.get(tier, 0.0))
+    return shares
 
 
 def kept_spread(rows: SampledRows) -> Spread:

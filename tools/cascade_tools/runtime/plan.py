@@ -45,6 +45,7 @@ class TierInfo:
         p50_ms: planned time of one row, without the call.
         p99_ms: planned 99th percentile of one row, with the call.
         further_row_ms: what each further row of a batch adds to it.
+        tolerated: share of its answers that the last tier need not have given; None for no plan.
     """
 
     tier: str
@@ -53,6 +54,7 @@ class TierInfo:
     p50_ms: float
     p99_ms: float
     further_row_ms: float
+    tolerated: float | None
 
     def slow_ms(self, rows: int) -> float:
         """Planned 99th percentile for a batch of `rows`."""
@@ -170,6 +172,7 @@ def _parse_plan(content: Mapping[str, Any], digest: str) -> Plan:
             float(t["p50_ms"]),
             float(t["p99_ms"]),
             float(t["further_row_ms"]),
+            None if t.get("tolerated_disagreement") is None else float(t["tolerated_disagreement"]),
         )
         for t in content["ladder"]
     )
@@ -177,6 +180,8 @@ def _parse_plan(content: Mapping[str, Any], digest: str) -> Plan:
         raise PlanError("ladder: no tier twice")
     if not all(math.isfinite(t) and t >= 0 for i in ladder for t in (i.p50_ms, i.p99_ms, i.further_row_ms)):
         raise PlanError("ladder: times must be finite numbers of at least 0")
+    if not all(info.tolerated is None or 0.0 < info.tolerated < 1.0 for info in ladder):
+        raise PlanError("ladder: tolerated_disagreement must be above 0 and below 1, or null")
     if not content["inputs"]:
         raise PlanError("inputs: needs at least one")
     gears = tuple(

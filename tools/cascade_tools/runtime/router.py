@@ -28,7 +28,7 @@ from .batch import DEADLINE, DEGRADED, Batch, RowNumbers, Ticket, TierAnswer
 from .gearbox import GearBox
 from .plan import Plan, PlanError, PlanFile
 from .policy import ANSWER, Policy, route
-from .shadow import Shadow, ShadowRows
+from .shadow import FALSE_ALARM_RATE, Shadow, ShadowRows
 
 Inputs = dict[str, npt.NDArray[np.generic]]
 HOUSEKEEPING_PERIOD_S = 0.25
@@ -247,14 +247,24 @@ class Router:
         picked = self._shadow.sample(accepted, limits.shadow_share)
         if not picked.any():
             return
-        tier = ladder[answered_by].tier
+        info = ladder[answered_by]
+        tier = info.tier
         if self._rows_in_flight > limits.max_batch_size:
             self._shadow.drop(tier, int(picked.sum()))
             return
         inputs = {name: values[picked] for name, values in group.inputs.items()}
         answer = TierAnswer(answer.label[picked], answer.confidence[picked], None)
         self._shadow.offer(
-            ShadowRows(tier, group.gear, ladder[-1].model, inputs, answer, limits.shadow_share)
+            ShadowRows(
+                tier,
+                info.tolerated,
+                2.0 * sum(other.tolerated is not None for other in ladder) / FALSE_ALARM_RATE,
+                group.gear,
+                ladder[-1].model,
+                inputs,
+                answer,
+                limits.shadow_share,
+            )
         )
 
     def _ask(self, group: _Group) -> tuple[int, int | None, TierAnswer | None]:

@@ -5,6 +5,9 @@
 A full queue, or a router with more than one batch under way, drops what is offered: the sample is thinned
 under load, for all rows alike. The log holds no inputs; at its largest size it begins anew, and the one
 before is kept.
+
+Per tier a bet runs on its agreement with the last tier. Once it is won, the tier has drifted: a gauge goes up
+and one line is logged, falsely with a probability of at most 1 % per plan.
 """
 
 from __future__ import annotations
@@ -23,18 +26,25 @@ import numpy.typing as npt
 
 from . import metrics as m
 from .batch import TierAnswer
+from .bet import Bet
 
 SHADOW_VARIABLE = "CASCADE_SHADOW_LOG"  # path of the log; where it is not set, nothing is shown
 QUEUE_LENGTH = 64
 LARGEST_BYTES = 16 * 2**20
+FALSE_ALARM_RATE = 0.01  # half of it is in what the plan tolerates, half in the bet; over all tiers
 
 log = logging.getLogger("cascade")
 
 
 class ShadowRows(NamedTuple):
-    """Rows that `tier` has answered: copies of their inputs, its answer, and who is asked again."""
+    """Rows that `tier` has answered: copies of their inputs, its answer, and who is asked again.
+
+    `tolerated` is the plan's share of disagreements, `alarm_at` the wealth from which on it is a drift.
+    """
 
     tier: str
+    tolerated: float | None
+    alarm_at: float
     gear: int
     giant: str
     inputs: dict[str, npt.NDArray[np.generic]]
@@ -61,6 +71,7 @@ class Shadow:
         self._call_tier = call_tier
         self._metrics = metrics
         self._random = np.random.default_rng()
+        self._bets: dict[str, Bet] = {}
         self._queue: queue.Queue[ShadowRows | None] = queue.Queue(QUEUE_LENGTH)
         self._thread = threading.Thread(target=self._work, name="shadow")
         self._thread.start()
@@ -99,7 +110,27 @@ class Shadow:
         same = (rows.answer.label == giant.label).reshape(len(giant.label), -1).all(axis=1)
         self._metrics.add(m.SHADOW_ROWS, len(same), tier=rows.tier)
         self._metrics.add(m.SHADOW_AGREES, int(same.sum()), tier=rows.tier)
+        self._watch(rows, same)
         self._write(rows, giant)
+
+    def _watch(self, rows: ShadowRows, same: npt.NDArray[np.bool_]) -> None:
+        if rows.tolerated is None:
+            return
+        bet = self._bets.get(rows.tier)
+        if bet is None or bet.share != rows.tolerated:  # the first rows, or another plan
+            bet = self._bets[rows.tier] = Bet(rows.tolerated)
+            self._metrics.set(m.DRIFT, 0.0, tier=rows.tier)
+        for agrees in same.tolist():
+            before = bet.wealth
+            if before < rows.alarm_at <= bet.add(not agrees):
+                self._metrics.set(m.DRIFT, 1.0, tier=rows.tier)
+                log.error(
+                    "tier %s differs from %s on more than the %.2f %% that the plan tolerates; "
+                    "see `cascade-tools recalibrate`",
+                    rows.tier,
+                    rows.giant,
+                    100.0 * rows.tolerated,
+                )
 
     def _write(self, rows: ShadowRows, giant: TierAnswer) -> None:
         now = time.time()

@@ -15,16 +15,18 @@ from cascade_tools.artifacts import (
     RouterLimits,
     RoutingPolicy,
 )
+from cascade_tools.planning.drift_of_plan import tolerated_by_gears
 from cascade_tools.planning.gears import choose_gears
 from cascade_tools.planning.placement import Device, sustainable_rate
+from cascade_tools.runtime.shadow import FALSE_ALARM_RATE
 from cascade_tools.spec import Cascade
-from cascade_tools.stages.calibrate import CALIBRATION_FILE
+from cascade_tools.stages.calibrate import CALIBRATION_FILE, SCORES_FILE
 from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.place import PLACEMENT_FILE, expand, placed_counts, tier_loads
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.stages.search import POLICY_FILE
-from cascade_tools.store import Workspace, readable_disk_errors
+from cascade_tools.store import Workspace, load_score_table, readable_disk_errors
 
 GEARS_FILE = "gear_plan.json"
 
@@ -54,6 +56,9 @@ def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
         sustainable_rps,
         (lambda p: p.accuracy_drop_bound) if policy.certified else (lambda p: p.accuracy_drop),
     )
+    unseen = load_score_table(work.path(SCORES_FILE)).part("verify")
+    policies = [choice.policy.table for choice in choices]
+    tolerated = tolerated_by_gears(unseen, policy, policies, FALSE_ALARM_RATE)
     if len(choices) < cascade.gears.count:
         report.say(f"  {len(choices)} gear(s): more would coincide")
     with readable_disk_errors(work.build):
@@ -66,7 +71,10 @@ def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
                 classes=calibration.classes,
                 tokens=calibration.tokens,
                 probabilities=cascade.serving.probabilities,
-                ladder=tuple(_ladder_tier(cascade, profile, exported, name) for name in cascade.tier_names),
+                ladder=tuple(
+                    _ladder_tier(cascade, profile, exported, name, tolerated.get(name))
+                    for name in cascade.tier_names
+                ),
                 gears=tuple(
                     Gear(
                         up_to_rps=choice.up_to_rps,
@@ -89,7 +97,9 @@ def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
         )
 
 
-def _ladder_tier(cascade: Cascade, profile: Profile, exported: Exported, name: str) -> LadderTier:
+def _ladder_tier(
+    cascade: Cascade, profile: Profile, exported: Exported, name: str, tolerated: float | None
+) -> LadderTier:
     points = profile.points_of(name)
     first, last = points[0], points[-1]
     hop_ms = profile.hop.latency_ms if profile.hop else 0.0
@@ -101,4 +111,5 @@ def _ladder_tier(cascade: Cascade, profile: Profile, exported: Exported, name: s
         p50_ms=first.latency_p50_ms,
         p99_ms=first.latency_p99_ms + hop_ms,
         further_row_ms=max(0.0, further),
+        tolerated_disagreement=tolerated,
     )

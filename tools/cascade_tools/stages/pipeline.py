@@ -140,7 +140,7 @@ STAGES = (
         "gears",
         GearPlan,
         (GEARS_FILE,),
-        (CALIBRATION_FILE, EXPORTED_FILE, PROFILE_FILE, POLICY_FILE, PLACEMENT_FILE),
+        (CALIBRATION_FILE, SCORES_FILE, EXPORTED_FILE, PROFILE_FILE, POLICY_FILE, PLACEMENT_FILE),
         lambda cascade: {
             **_sections("gears", "serving", "objective", "name")(cascade),
             **_devices(cascade),
