@@ -232,7 +232,7 @@ def test_compiled_python_that_servers_leave_behind_is_no_difference(
     compiled = copied.path("repository") / "current" / "small" / "1" / "__pycache__"
     compiled.mkdir(exist_ok=True)
     (compiled / "router.cpython-311.pyc").write_bytes(b"compiled")
-    build_repo(copied, "embedded", check=True, report=report)
+    assert build_repo(copied, "embedded", check=True, report=report) == compiled.parents[2]
 
 
 def test_the_repository_before_this_one_stays_readable(copied: Workspace, report: Reporter) -> None:

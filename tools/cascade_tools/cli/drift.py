@@ -45,12 +45,12 @@ def recalibrate(
 ) -> None:
     """Test a shadow log for drift and propose new cuts; nothing changes without --apply."""
     from cascade_tools.planning.drift_of_plan import FEWEST_ROWS
-    from cascade_tools.stages.pipeline import status, take_policy
+    from cascade_tools.stages.pipeline import plan_is_fresh, take_policy
     from cascade_tools.stages.progress import stderr_reporter
     from cascade_tools.stages.recalibrate import RECALIBRATED_FILE, SHADOW_FILE, find_drift, propose
 
     work, report = open_workspace(folder, build_dir), stderr_reporter()
-    if status(work, target, report)["gears"] != "fresh":
+    if not plan_is_fresh(work):
         show_warning(f"the plan is behind what it was made from; run `{work.command('run')}` first")
     log = shadow or work.path(SHADOW_FILE)
     drift = find_drift(work, log, false_alarm_rate, smallest_probability)

@@ -13,6 +13,7 @@ import numpy as np
 # What is bet on: the share of disagreements has become so many times the tolerated one.
 GROWTH = np.array([1.25, 1.5, 2.0, 3.0, 5.0, 10.0])
 LARGEST_SHARE = 0.95
+FALSE_ALARM_RATE = 0.01  # of the router's alarm: half is in what the plan tolerates, half in the bet
 LARGEST_WEALTH = 1e300  # what follows can multiply it by 10
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .bet import FALSE_ALARM_RATE
 from .policy import ANSWER, Bands, Policy
 
 FORMAT = 1
@@ -100,6 +101,12 @@ class Plan:
         """What a running server cannot change: a plan for other models needs a restart."""
         ladder = tuple((info.tier, info.model, info.sha256) for info in self.ladder)
         return (self.cascade, self.inputs, self.tokens, self.probabilities, ladder)
+
+    @cached_property
+    def alarm_at(self) -> float:
+        """The wealth of a tier's bet that is a drift; all tiers share the rate of false alarms."""
+        doubted = sum(info.tolerated is not None for info in self.ladder)
+        return 2.0 * doubted / FALSE_ALARM_RATE
 
     def ladder_index(self, tier: str) -> int:
         """Position of a tier in the full ladder."""

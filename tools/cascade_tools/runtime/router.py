@@ -28,7 +28,7 @@ from .batch import DEADLINE, DEGRADED, Batch, RowNumbers, Ticket, TierAnswer
 from .gearbox import GearBox
 from .plan import Plan, PlanError, PlanFile
 from .policy import ANSWER, Policy, route
-from .shadow import FALSE_ALARM_RATE, Shadow, ShadowRows
+from .shadow import Shadow, ShadowRows
 
 Inputs = dict[str, npt.NDArray[np.generic]]
 HOUSEKEEPING_PERIOD_S = 0.25
@@ -258,7 +258,7 @@ class Router:
             ShadowRows(
                 tier,
                 info.tolerated,
-                2.0 * sum(other.tolerated is not None for other in ladder) / FALSE_ALARM_RATE,
+                group.plan.alarm_at,
                 group.gear,
                 ladder[-1].model,
                 inputs,

@@ -31,7 +31,6 @@ from .bet import Bet
 SHADOW_VARIABLE = "CASCADE_SHADOW_LOG"  # path of the log; where it is not set, nothing is shown
 QUEUE_LENGTH = 64
 LARGEST_BYTES = 16 * 2**20
-FALSE_ALARM_RATE = 0.01  # half of it is in what the plan tolerates, half in the bet; over all tiers
 
 log = logging.getLogger("cascade")
 
@@ -72,6 +71,7 @@ class Shadow:
         self._metrics = metrics
         self._random = np.random.default_rng()
         self._bets: dict[str, Bet] = {}
+        self._drifted: set[str] = set()
         self._queue: queue.Queue[ShadowRows | None] = queue.Queue(QUEUE_LENGTH)
         self._thread = threading.Thread(target=self._work, name="shadow")
         self._thread.start()
@@ -119,10 +119,11 @@ class Shadow:
         bet = self._bets.get(rows.tier)
         if bet is None or bet.share != rows.tolerated:  # the first rows, or another plan
             bet = self._bets[rows.tier] = Bet(rows.tolerated)
+            self._drifted.discard(rows.tier)
             self._metrics.set(m.DRIFT, 0.0, tier=rows.tier)
         for agrees in same.tolist():
-            before = bet.wealth
-            if before < rows.alarm_at <= bet.add(not agrees):
+            if bet.add(not agrees) >= rows.alarm_at and rows.tier not in self._drifted:
+                self._drifted.add(rows.tier)
                 self._metrics.set(m.DRIFT, 1.0, tier=rows.tier)
                 log.error(
                     "tier %s differs from %s on more than the %.2f %% that the plan tolerates; "

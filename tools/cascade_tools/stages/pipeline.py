@@ -192,6 +192,11 @@ def take_policy(work: Workspace, policy: RoutingPolicy, target: Target, report: 
         raise
 
 
+def plan_is_fresh(work: Workspace) -> bool:
+    """All stages up to the gears are."""
+    return all(stage.state(work) == "fresh" for stage in STAGES)
+
+
 def status(work: Workspace, target: Target, report: Reporter) -> dict[str, State]:
     """State of every stage; what follows a stage that is not fresh is at best stale."""
     states: dict[str, State] = {}

@@ -128,8 +128,11 @@ def propose(
         Infeasible: the new cuts break a bound of the plan; nothing is written.
     """
     policy = work.load(POLICY_FILE, RoutingPolicy, "search")
-    proposal = _propose(work, policy, drift.drifted, shadow, false_alarm_rate / len(drift.tiers))
-    _check_bounds(work, policy, proposal, min_rate_rps)
+    profile = work.load(PROFILE_FILE, Profile, "profile")
+    question = make_question(work.cascade, profile)
+    rate = false_alarm_rate / len(drift.tiers)
+    proposal = _propose(work, policy, profile, question, drift.drifted, shadow, rate)
+    _check_bounds(work, policy, question, proposal, min_rate_rps)
     with readable_disk_errors(work.build):
         work.save(RECALIBRATED_FILE, proposal.policy)
     return proposal
@@ -138,11 +141,12 @@ def propose(
 def _propose(
     work: Workspace,
     policy: RoutingPolicy,
+    profile: Profile,
+    question: Question,
     logged: dict[str, SampledRows],
     shadow: Path,
     false_alarm_rate: float,
 ) -> Proposal:
-    question = make_question(work.cascade, work.load(PROFILE_FILE, Profile, "profile"))
     table = load_score_table(work.path(SCORES_FILE))
     unseen = table.part("verify")
     judged, checked = Evaluator(table.where(table.split != "fit"), question), Evaluator(unseen, question)
@@ -191,7 +195,6 @@ def _propose(
             ),
         }
     )
-    profile = work.load(PROFILE_FILE, Profile, "profile")
     return Proposal(
         cuts=cuts,
         policy=new_policy,
@@ -226,20 +229,23 @@ def _sustained(work: Workspace, profile: Profile, reach: dict[str, float]) -> fl
 
 
 def _check_bounds(
-    work: Workspace, policy: RoutingPolicy, proposal: Proposal, min_rate_rps: float | None
+    work: Workspace,
+    policy: RoutingPolicy,
+    question: Question,
+    proposal: Proposal,
+    min_rate_rps: float | None,
 ) -> None:
-    question: Question = make_question(work.cascade, work.load(PROFILE_FILE, Profile, "profile"))
     giant = policy.reference.cost
+    replan = f"label rows of the new traffic and run `{work.command('run')}` again"
     lost = proposal.policy.chosen
     points = lost.accuracy_drop_bound if policy.certified else lost.accuracy_drop
     if points > policy.max_accuracy_drop:
         raise Infeasible(
             f"cuts that restore the agreement lose {points:.2f} points on the plan's own rows, more than "
             f"objective.max_accuracy_drop: {policy.max_accuracy_drop:g}",
-            f"label rows of the new traffic and run `{work.command('run')}` again",
+            replan,
             constraint="accuracy",
         )
-    replan = f"label rows of the new traffic and run `{work.command('run')}` again"
     if proposal.cost >= giant:
         raise Infeasible(
             f"cuts that restore the agreement cost {proposal.cost:.4g} a row, "
