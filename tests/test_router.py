@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from cascade_tools.runtime.batch import DEADLINE, DEGRADED, Batch, Ticket, TierAnswer
 from cascade_tools.runtime.metrics import Family, Metrics
-from cascade_tools.runtime.plan import PlanError, PlanFile
+from cascade_tools.runtime.plan import PlanError, PlanFile, TierInfo
 from cascade_tools.runtime.policy import ANSWER
 from cascade_tools.runtime.router import CANCEL_CHECK_MS, Inputs, Router, TierError, join
 from tests.helpers import Array, Json, changed, gear_entry, plan_content, route_entry
@@ -56,8 +56,8 @@ class Ladder:
     before: Callable[[str], None] = lambda tier: None
     calls: list[tuple[str, list[int]]] = field(default_factory=list)
 
-    def __call__(self, model: str, inputs: Inputs, probabilities: bool) -> TierAnswer:
-        tier = model.removeprefix("digits_")
+    def __call__(self, info: TierInfo, inputs: Inputs, probabilities: bool) -> TierAnswer:
+        tier = info.tier
         column = TIERS.index(tier)
         rows = inputs["ROW"][:, 0].astype(int)
         self.calls.append((tier, rows.tolist()))

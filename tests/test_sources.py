@@ -19,7 +19,7 @@ from cascade_tools.artifacts import CalibratedTier, InputSpec, Reliability
 from cascade_tools.errors import UsageError
 from cascade_tools.runtime.head import Curve, apply_head
 from cascade_tools.spec import Cascade
-from cascade_tools.stages.sources import ServedOutputs, Source, load_source
+from cascade_tools.stages.sources import ExportableSource, ServedOutputs, load_source
 from tests.helpers import Array, Json, spec_content, write_cascade
 
 FEATURES, CLASSES = 3, 4
@@ -70,7 +70,7 @@ def cascade_with(folder: Path, source: Json) -> Cascade:
     return write_cascade(folder, content, {"ladder.py": LADDER})
 
 
-def load(folder: Path, source: Json) -> Source:
+def load(folder: Path, source: Json) -> ExportableSource:
     cascade = cascade_with(folder, source)
     return load_source(cascade, cascade.tiers[0])
 

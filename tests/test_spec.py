@@ -26,6 +26,12 @@ def refusal(folder: Path, content: Any) -> str:
     return caught.value.message
 
 
+def adopt(content: Json, source: Json | None = None, where: Json | None = None) -> None:
+    """Make the last tier an adopted one."""
+    content["tiers"][1]["source"] = {"triton": "Giant.v2"} if source is None else source
+    content["triton"] = {"repository": "models"} if where is None else where
+
+
 def devices_refusal(folder: Path, content: Any) -> str:
     """What `load_devices` says of a content."""
     cascade = write_cascade(folder)
@@ -244,14 +250,86 @@ BROKEN: list[tuple[str, Change, str, str]] = [
         "no source",
         lambda c: c["tiers"][0].update(source={}),
         "tiers.0.source",
-        "exactly one of 'torch' and 'onnx'",
+        "exactly one of 'torch', 'onnx' and 'triton'",
     ),
     (
         "two sources",
         lambda c: c["tiers"][0].update(source={"torch": "a:b", "onnx": "a.onnx"}),
         "tiers.0.source",
-        "exactly one of 'torch' and 'onnx'",
+        "exactly one of 'torch', 'onnx' and 'triton'",
     ),
+    *[
+        (
+            f"a model called {name!r}",
+            lambda c, name=name: adopt(c, source={"triton": name}),
+            "tiers.1.source.triton",
+            "must be the name of a Triton model",
+        )
+        for name in ("", ".", "..", "a/b", "../a", "a b", "-a", "a\n", "ä", "a" * 201)
+    ],
+    *[
+        (
+            f"{key} of a torch model",
+            lambda c, key=key, value=value: c["tiers"][0]["source"].update({key: value}),
+            "tiers.0.source",
+            f"{key!r} belongs to 'triton'",
+        )
+        for key, value in (("inputs", {"A": "B"}), ("output", "B"), ("gives", "logits"))
+    ],
+    (
+        "one input of the model for two of the data",
+        lambda c: adopt(c, source={"triton": "M", "inputs": {"A": "X", "B": "X"}}),
+        "tiers.1.source",
+        "inputs: an input of the model is named twice",
+    ),
+    (
+        "no inputs for an adopted model",
+        lambda c: adopt(c, source={"triton": "M", "inputs": {}}),
+        "tiers.1.source.inputs",
+        "at least 1",
+    ),
+    (
+        "a tensor name with a space",
+        lambda c: adopt(c, source={"triton": "M", "output": "a b"}),
+        "tiers.1.source.output",
+        "must be the name of a tensor",
+    ),
+    (
+        "scores of another kind",
+        lambda c: adopt(c, source={"triton": "M", "gives": "labels"}),
+        "tiers.1.source.gives",
+        "'logits' or 'probabilities'",
+    ),
+    *[
+        (
+            f"an adopted model that is at {list(where)}",
+            lambda c, where=where: adopt(c, where=where),
+            "triton",
+            "exactly one of 'repository', 'external_repository' and 'url'",
+        )
+        for where in ({}, {"repository": "a", "url": "a:1"})
+    ],
+    (
+        "a model repository outside the folder",
+        lambda c: adopt(c, where={"repository": "../models"}),
+        "triton.repository",
+        "relative path inside the cascade's folder",
+    ),
+    (
+        "an external model repository that is relative",
+        lambda c: adopt(c, where={"external_repository": "models"}),
+        "triton.external_repository",
+        "must be an absolute path",
+    ),
+    *[
+        (
+            f"a server at {url!r}",
+            lambda c, url=url: adopt(c, where={"url": url}),
+            "triton.url",
+            "must be host:port",
+        )
+        for url in ("http://a:8001", "a", "a:", "a:99999", "a:1/x", "a b:1")
+    ],
     (
         "weights of an ONNX file",
         lambda c: c["tiers"][0].update(source={"onnx": "a.onnx", "weights": "a.pt"}),
@@ -323,6 +401,35 @@ def test_a_broken_spec_is_refused_with_the_field(
     assert path == str(tmp_path / "cascade.yaml")
     assert problem.startswith(f"{field}: ")
     assert what in problem
+
+
+def test_an_adopted_model_keeps_its_name(tmp_path: Path) -> None:
+    cascade = write_cascade(tmp_path, changed(spec_content(), adopt))
+    assert [cascade.model_name(name) for name in cascade.tier_names] == ["pair_small", "Giant.v2"]
+    assert [tier.name for tier in cascade.adopted] == ["large"]
+    assert cascade.adopted_repository == tmp_path / "models"
+
+
+@pytest.mark.parametrize(
+    ("where", "repository"),
+    [({"external_repository": "/srv/m"}, Path("/srv/m")), ({"url": "[::1]:8001"}, None)],
+)
+def test_adopted_models_may_be_elsewhere(tmp_path: Path, where: Json, repository: Path | None) -> None:
+    content = changed(spec_content(), lambda c: adopt(c, where=where))
+    assert write_cascade(tmp_path, content).adopted_repository == repository
+
+
+def test_an_adopted_model_needs_a_place(tmp_path: Path) -> None:
+    content = changed(spec_content(), adopt)
+    del content["triton"]
+    assert "tiers.large.source.triton: say where that model is" in refusal(tmp_path, content)
+
+
+@pytest.mark.parametrize("name", ["pair", "pair_small"])
+def test_a_cascade_does_not_adopt_its_own_models(tmp_path: Path, name: str) -> None:
+    content = changed(spec_content(), lambda c: adopt(c, source={"triton": name}))
+    said = refusal(tmp_path, content)
+    assert f"tiers.large.source.triton: {name} is a model of this cascade itself" in said
 
 
 def test_several_problems_are_all_reported(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from cascade_tools.planning.calibration import (
     reliability,
 )
 from cascade_tools.runtime.head import apply_head
-from cascade_tools.stages.sources import ServedOutputs, Source, load_source
+from cascade_tools.stages.sources import ExportableSource, ServedOutputs, load_source
 from cascade_tools.store import load_score_table
 
 from .cli_calls import Outcome, assert_refused, call
@@ -178,7 +178,7 @@ def onnx_tagger() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def source_in(folder: Path, kind: str) -> Source:
+def source_in(folder: Path, kind: str) -> ExportableSource:
     content = spec_content()
     source = {"torch": "token_ladder:Tagger"} if kind == "torch" else {"onnx": "tagger.onnx"}
     content["tiers"] = [{"name": "small", "source": source}]

@@ -124,9 +124,9 @@ BAD_ROWS = {
         f'{{"X": np.zeros((4, 3), complex), {TARGET}}}',
         "input 'X' has dtype complex128; Triton takes float32",
     ),
-    "an input of texts": (
-        f'{{"X": np.full((4, 3), "a"), {TARGET}}}',
-        "input 'X' has dtype <U1; Triton takes float32",
+    "an input of any objects": (
+        f'{{"X": np.full((4, 3), None), {TARGET}}}',
+        "input 'X' holds a NoneType; an object array may only hold texts",
     ),
     "an input name that needs quoting": (
         f"{{'X\"Y': np.zeros((4, 3), np.float32), {TARGET}}}",

@@ -14,9 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cascade_tools.runtime import head as runtime_head
 from cascade_tools.runtime import plan as runtime_plan
+from cascade_tools.spec import Gives
 
 Labels = Literal["target", "giant"]  # what counts as right: the data's labels, or the last tier's answers
 Origin = Literal["measured", "modelled", "given"]
+Signal = Literal["max_probability", "margin", "entropy"]
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
@@ -65,7 +67,7 @@ class CalibratedTier(_Value):
 
     tier: str
     method: Literal["temperature", "platt", "isotonic", "none"]
-    signal: Literal["max_probability", "margin", "entropy"]
+    signal: Signal
     temperature: float = Field(gt=0.0)
     curve: runtime_head.Curve | None = None
     accuracy: float
@@ -74,11 +76,50 @@ class CalibratedTier(_Value):
 
 
 class InputSpec(_Value):
-    """One model input, without the batch dimension; `datatype` as Triton writes it."""
+    """One model input, without the batch dimension; `datatype` as requests write it, -1 for any size."""
 
     name: str
     datatype: str
     dims: tuple[int, ...]
+
+
+class AdoptedInput(_Value):
+    """The cascade's input `name` is the model's `model_input`, which takes `datatype`."""
+
+    name: str
+    model_input: str
+    datatype: str
+
+
+class AdoptedCall(_Value):
+    """How a model that Triton already serves is asked; see `Adopted` in the runtime."""
+
+    inputs: tuple[AdoptedInput, ...]
+    output: str
+    gives: Gives
+
+
+class AdoptedTier(AdoptedCall):
+    """An adopted tier as the server described it.
+
+    Attributes:
+        sha256: of the model's files, or of what the server says where these are not at hand.
+        instances: that its owner gives it; None where the server does not say.
+    """
+
+    tier: str
+    model: str
+    sha256: str
+    instances: int | None = Field(default=None, ge=1)
+
+
+class AdoptedModel(AdoptedCall):
+    """An adopted tier as the router asks it: with the head that it applies."""
+
+    temperature: float = Field(gt=0.0)
+    signal: Signal
+    curve: runtime_head.Curve | None
+    mask: str | None
 
 
 class Calibration(Artifact):
@@ -87,6 +128,7 @@ class Calibration(Artifact):
     Attributes:
         tokens: labels per row; None where a row has one.
         mask: the input that says which tokens count; None for all.
+        adopted: the tiers whose models Triton already serves.
     """
 
     kind: Literal["calibration"] = "calibration"
@@ -97,10 +139,15 @@ class Calibration(Artifact):
     labels: Labels = "target"
     rows: dict[str, int]
     tiers: tuple[CalibratedTier, ...]
+    adopted: tuple[AdoptedTier, ...] = ()
 
     def tier(self, name: str) -> CalibratedTier:
         """The head of the tier of this name."""
         return next(tier for tier in self.tiers if tier.tier == name)
+
+    def adopted_tier(self, name: str) -> AdoptedTier | None:
+        """The adopted tier of this name; None for one that is exported."""
+        return next((tier for tier in self.adopted if tier.tier == name), None)
 
 
 class ExportedTier(_Value):
@@ -117,7 +164,7 @@ class ExportedTier(_Value):
 
 
 class Exported(Artifact):
-    """The exported tiers and the versions that exported them."""
+    """The exported tiers, without the adopted ones, and the versions that exported them."""
 
     kind: Literal["exported"] = "exported"
     tiers: tuple[ExportedTier, ...]
@@ -176,12 +223,17 @@ class Hop(_Value):
 
 
 class Profile(Artifact):
-    """All points, and the machine they come from; `hop` is None where no server could be started."""
+    """All points, and the machine they come from; `hop` is None where no server could be started.
+
+    Attributes:
+        instances: of the adopted tiers, which no placement changes.
+    """
 
     kind: Literal["profile"] = "profile"
     environment: dict[str, str]
     points: tuple[ProfilePoint, ...]
     hop: Hop | None
+    instances: dict[str, int] = Field(default_factory=dict)
 
     def points_of(self, tier: str) -> tuple[ProfilePoint, ...]:
         """The points of one tier, by batch size."""
@@ -409,6 +461,7 @@ class LadderTier(_Value):
     Attributes:
         tolerated_disagreement: share of its answers that the last tier need not have given; None where
             nothing is planned for it.
+        adopted: how a model is asked that Triton serves already; None for an exported one.
     """
 
     tier: str
@@ -418,6 +471,7 @@ class LadderTier(_Value):
     p99_ms: float
     further_row_ms: float
     tolerated_disagreement: float | None = Field(default=None, gt=0.0, lt=1.0)
+    adopted: AdoptedModel | None = None
 
 
 class Gear(_Value):

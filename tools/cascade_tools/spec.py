@@ -29,6 +29,10 @@ NOT_INPUTS = ("target", "group")  # arrays of a data set that no model reads
 _T = TypeVar("_T", bound=BaseModel)
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_MODEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_TENSOR = re.compile(r"[!-~]{1,200}")
+ADDRESS = re.compile(r"[\w.-]+:(\d{1,5})|\[[0-9a-fA-F:]+\]:(\d{1,5})")  # of a server
+LARGEST_PORT = 65535
 
 
 def _check_name(name: str) -> str:
@@ -56,9 +60,39 @@ def _check_inside(path: str) -> str:
     return path
 
 
+def _check_model(name: str) -> str:
+    if len(name) > 200 or not _MODEL.fullmatch(name):
+        raise ValueError("must be the name of a Triton model: letters, digits and _ . -, at most 200")
+    return name
+
+
+def _check_tensor(name: str) -> str:
+    if not _TENSOR.fullmatch(name):
+        raise ValueError("must be the name of a tensor: 1 to 200 ASCII characters without spaces")
+    return name
+
+
+def _check_absolute(path: str) -> str:
+    if len(path) > 1000 or "\0" in path or not Path(path).is_absolute():
+        raise ValueError("must be an absolute path; for one in the cascade's folder there is 'repository'")
+    return path
+
+
+def _check_address(url: str) -> str:
+    found = ADDRESS.fullmatch(url)
+    if found is None or int(found.group(found.lastindex or 1)) > LARGEST_PORT:
+        raise ValueError("must be host:port of the gRPC endpoint, without http://, such as 127.0.0.1:8001")
+    return url
+
+
 Name = Annotated[str, AfterValidator(_check_name)]
 CallableName = Annotated[str, AfterValidator(_check_callable)]
 InnerPath = Annotated[str, AfterValidator(_check_inside)]
+ModelName = Annotated[str, AfterValidator(_check_model)]
+TensorName = Annotated[str, AfterValidator(_check_tensor)]
+AbsolutePath = Annotated[str, AfterValidator(_check_absolute)]
+Address = Annotated[str, AfterValidator(_check_address)]
+Gives = Literal["logits", "probabilities"]  # what a model's scores are
 
 
 class _Spec(BaseModel):
@@ -66,24 +100,37 @@ class _Spec(BaseModel):
 
 
 class Source(_Spec):
-    """Where a tier's model comes from: exactly one of `torch` and `onnx`.
+    """Where a tier's model comes from: exactly one of `torch`, `onnx` and `triton`.
 
     Attributes:
         torch: `module:callable` that returns a `torch.nn.Module`; modules in the cascade's folder come first.
         weights: state of the torch module, `.safetensors` or a `.pt` that loads with `weights_only=True`.
         onnx: an ONNX file whose only output is the logits [rows, classes].
+        triton: a model that Triton already serves; it stays as it is. Where: see `Cascade.triton`.
+        inputs: of `triton`: cascade's input -> model's input; default: those that have the same name.
+        output: of `triton`: its scores [rows, classes]; default: its only output.
+        gives: what these are.
     """
 
     torch: CallableName | None = None
     weights: InnerPath | None = None
     onnx: InnerPath | None = None
+    triton: ModelName | None = None
+    inputs: dict[str, TensorName] | None = Field(default=None, min_length=1)
+    output: TensorName | None = None
+    gives: Gives = "logits"
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Source:
-        if (self.torch is None) == (self.onnx is None):
-            raise ValueError("give exactly one of 'torch' and 'onnx'")
-        if self.onnx is not None and self.weights is not None:
-            raise ValueError("'weights' belongs to 'torch'; an ONNX file holds its own")
+        if [self.torch, self.onnx, self.triton].count(None) != 2:
+            raise ValueError("give exactly one of 'torch', 'onnx' and 'triton'")
+        if self.torch is None and self.weights is not None:
+            raise ValueError("'weights' belongs to 'torch'; any other model holds its own")
+        stray = sorted({"inputs", "output", "gives"} & self.model_fields_set)
+        if stray and self.triton is None:
+            raise ValueError(f"{stray[0]!r} belongs to 'triton'")
+        if self.inputs is not None and len(set(self.inputs.values())) < len(self.inputs):
+            raise ValueError("inputs: an input of the model is named twice")
         return self
 
 
@@ -92,6 +139,26 @@ class Tier(_Spec):
 
     name: Name
     source: Source
+
+
+class TritonModels(_Spec):
+    """Where the models of `source: {triton: NAME}` are: exactly one of these.
+
+    Attributes:
+        repository: a Triton model repository in the cascade's folder.
+        external_repository: one elsewhere.
+        url: gRPC endpoint of a running server; it is asked by `calibrate` and `profile`.
+    """
+
+    repository: InnerPath | None = None
+    external_repository: AbsolutePath | None = None
+    url: Address | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> TritonModels:
+        if [self.repository, self.external_repository, self.url].count(None) != 2:
+            raise ValueError("give exactly one of 'repository', 'external_repository' and 'url'")
+        return self
 
 
 class Data(_Spec):
@@ -262,10 +329,11 @@ class Serving(_Spec):
 
 
 class Cascade(_Spec):
-    """A whole `cascade.yaml`."""
+    """A whole `cascade.yaml`; `triton` is needed where a tier's source is."""
 
     name: Name
     tiers: tuple[Tier, ...] = Field(min_length=1, max_length=8)
+    triton: TritonModels | None = None
     data: Data
     calibration: CalibrationChoice = CalibrationChoice()
     objective: Objective = Objective()
@@ -283,6 +351,35 @@ class Cascade(_Spec):
         if twice:
             raise ValueError(f"tiers: the name {twice[0]!r} is given twice")
         return self
+
+    @model_validator(mode="after")
+    def _adopted_models_have_a_place(self) -> Cascade:
+        rendered = {self.name, *(self.model_name(t.name) for t in self.tiers if t.source.triton is None)}
+        for tier in self.adopted:
+            field = f"tiers.{tier.name}.source.triton"
+            if self.triton is None:
+                raise ValueError(
+                    f"{field}: say where that model is: add 'triton:' with 'repository', "
+                    "'external_repository' or 'url'"
+                )
+            if tier.source.triton in rendered:
+                raise ValueError(f"{field}: {tier.source.triton} is a model of this cascade itself")
+        return self
+
+    @property
+    def adopted(self) -> tuple[Tier, ...]:
+        """The tiers whose models Triton already serves."""
+        return tuple(tier for tier in self.tiers if tier.source.triton is not None)
+
+    @property
+    def adopted_repository(self) -> Path | None:
+        """The model repository of the adopted tiers; None where a running server has them."""
+        if self.triton is None or self.triton.url is not None:
+            return None
+        if self.triton.external_repository is not None:
+            return Path(self.triton.external_repository)
+        assert self.triton.repository is not None
+        return self._folder / self.triton.repository
 
     @property
     def folder(self) -> Path:
@@ -302,7 +399,8 @@ class Cascade(_Spec):
 
     def model_name(self, tier: str) -> str:
         """The Triton model of one tier."""
-        return f"{self.name}_{tier}"
+        source = next(entry.source for entry in self.tiers if entry.name == tier)
+        return source.triton or f"{self.name}_{tier}"
 
 
 def load_cascade(folder: Path) -> Cascade:

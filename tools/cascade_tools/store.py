@@ -174,6 +174,27 @@ def load_npz(path: Path, hint: str = "") -> dict[str, Any]:
         raise ArtifactError(f"{path}: not an .npz of plain arrays: {error}", hint) from None
 
 
+def text_as_bytes(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Texts as Triton wants them: an object array of bytes, UTF-8; anything else as it is.
+
+    Raises:
+        ValueError: an object array that holds anything but texts and bytes.
+    """
+    if values.dtype.kind not in "USO":
+        return values
+    found = np.empty(values.shape, np.object_)
+    for place, value in np.ndenumerate(values):
+        if not isinstance(value, str | bytes):
+            raise ValueError(f"holds a {type(value).__name__}; an object array may only hold texts")
+        found[place] = value.encode() if isinstance(value, str) else bytes(value)
+    return found
+
+
+def bytes_as_plain(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """What `text_as_bytes` made, as an array that goes into an .npz without a pickle."""
+    return values.astype(np.bytes_) if values.dtype.kind == "O" else values
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write beside the place, flush to disk, rename over it; nothing half-written stays behind."""
     path.parent.mkdir(parents=True, exist_ok=True)

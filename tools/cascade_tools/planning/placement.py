@@ -39,6 +39,7 @@ class TierLoad:
         seconds_per_row: of one instance at the planned batch, per device type.
         utilization: kernel utilization of one busy instance, (0, 1], per device type.
         memory_mib: of one instance.
+        instances: no device may hold more, where somebody else has set them; None for any number.
     """
 
     name: str
@@ -46,6 +47,7 @@ class TierLoad:
     seconds_per_row: dict[str, float]
     utilization: dict[str, float]
     memory_mib: float
+    instances: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class _Numbers(NamedTuple):
     seconds_per_row: Array
     utilization: Array
     memory_mib: Array
+    most: Array
     room_mib: Array
     scale: float
 
@@ -215,6 +218,7 @@ def _numbers(tiers: tuple[TierLoad, ...], devices: tuple[Device, ...]) -> _Numbe
         seconds_per_row=seconds,
         utilization=share,
         memory_mib=np.array([tier.memory_mib for tier in tiers]),
+        most=np.array([np.inf if tier.instances is None else float(tier.instances) for tier in tiers]),
         room_mib=np.array([float(device.memory_mib) for device in devices]),
         scale=len(devices) / work if work > 0.0 else 1.0,
     )
@@ -253,7 +257,7 @@ def _solve(
         return np.column_stack([busy, count, column])
 
     most = np.minimum(
-        np.ceil(1.0 / numbers.utilization - 1e-9),
+        np.minimum(np.ceil(1.0 / numbers.utilization - 1e-9), numbers.most[:, None]),
         np.floor(np.maximum(numbers.room_mib, 0.0) / np.maximum(numbers.memory_mib[:, None], 1e-9) + 1e-9),
     ).ravel()
     fewest = np.zeros(cells) if at_least is None else at_least.ravel().astype(np.float64)

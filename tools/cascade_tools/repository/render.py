@@ -10,7 +10,7 @@ from typing import Any, Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cascade_tools import backends, resources, runtime
-from cascade_tools.artifacts import GearPlan, Placement
+from cascade_tools.artifacts import GearPlan, LadderTier, Placement
 
 Target = Literal["embedded", "ngc"]
 SERVERS: dict[Target, str] = {
@@ -38,7 +38,7 @@ class InstanceGroup:
 
 
 def render_configs(plan: GearPlan, placement: Placement, target: Target) -> dict[str, str]:
-    """All `config.pbtxt` by relative path."""
+    """All `config.pbtxt` by relative path; adopted models have theirs already."""
     size = plan.limits.max_batch_size
     probs = [TensorSpec("PROBS", "FP32", (plan.classes,))] if plan.probabilities else []
     answer = [TensorSpec("LABEL", "INT64", (plan.tokens or 1,)), TensorSpec("CONFIDENCE", "FP32", (1,))]
@@ -54,7 +54,7 @@ def render_configs(plan: GearPlan, placement: Placement, target: Target) -> dict
         )
     }
     template = {"embedded": "triton/python_tier.pbtxt.j2", "ngc": "triton/onnx_tier.pbtxt.j2"}
-    for tier in plan.ladder:
+    for tier in rendered(plan):
         files[f"{tier.model}/config.pbtxt"] = _render(
             template[target],
             name=tier.model,
@@ -64,6 +64,11 @@ def render_configs(plan: GearPlan, placement: Placement, target: Target) -> dict
             **common,
         )
     return files
+
+
+def rendered(plan: GearPlan) -> list[LadderTier]:
+    """The tiers whose models belong to the repository."""
+    return [tier for tier in plan.ladder if tier.adopted is None]
 
 
 def instance_groups(placement: Placement, tier: str) -> list[InstanceGroup]:
@@ -83,7 +88,7 @@ def code_files(plan: GearPlan, target: Target) -> dict[str, Path]:
     files = {f"{plan.cascade}/{VERSION}/{path.name}": path for path in sorted(_folder(runtime).glob("*.py"))}
     if target == "embedded":
         tier = _folder(backends) / "onnx_tier.py"
-        files |= {f"{info.model}/{VERSION}/model.py": tier for info in plan.ladder}
+        files |= {f"{info.model}/{VERSION}/model.py": tier for info in rendered(plan)}
     return files
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from .adopted import model_inputs, to_answer
 from .batch import Batch, Ticket, TierAnswer
 from .metrics import Family, Metrics
-from .plan import PlanFile
+from .plan import PlanFile, TierInfo
 from .router import Inputs, Router, TierError, join
 from .shadow import SHADOW_VARIABLE, Shadow
 
@@ -73,17 +74,24 @@ class TritonPythonModel:
         """Wait until every handed-off request is answered."""
         self._router.close()
 
-    def _call_tier(self, model: str, inputs: Inputs, probabilities: bool) -> TierAnswer:
+    def _call_tier(self, info: TierInfo, inputs: Inputs, probabilities: bool) -> TierAnswer:
+        adopted = info.adopted
         wanted = ["LABEL", "CONFIDENCE", *(["PROBS"] if probabilities else [])]
+        sent = inputs if adopted is None else model_inputs(inputs, adopted.inputs)
         response = pb_utils.InferenceRequest(
-            model_name=model,
-            requested_output_names=wanted,
-            inputs=[pb_utils.Tensor(name, values) for name, values in inputs.items()],
+            model_name=info.model,
+            requested_output_names=wanted if adopted is None else [adopted.output],
+            inputs=[pb_utils.Tensor(name, values) for name, values in sent.items()],
             preferred_memory=self._cpu,
         ).exec()
         if response.has_error():
             raise TierError(response.error().message())
         outputs = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+        if adopted is not None:
+            try:
+                return to_answer(adopted, outputs[adopted.output], inputs, probabilities)
+            except (KeyError, ValueError) as error:
+                raise TierError(f"tier {info.tier}: model {info.model}: {error}") from None
         label = outputs["LABEL"] if self._router.plan.tokens else outputs["LABEL"].ravel()
         return TierAnswer(label, outputs["CONFIDENCE"].ravel(), outputs.get("PROBS"))
 

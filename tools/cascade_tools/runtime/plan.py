@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .adopted import Adopted, parse_adopted
 from .bet import FALSE_ALARM_RATE
 from .policy import ANSWER, Bands, Policy
 
@@ -47,6 +48,7 @@ class TierInfo:
         p99_ms: planned 99th percentile of one row, with the call.
         further_row_ms: what each further row of a batch adds to it.
         tolerated: share of its answers that the last tier need not have given; None for no plan.
+        adopted: how a model without a head of its own is asked; None for an exported one.
     """
 
     tier: str
@@ -56,6 +58,7 @@ class TierInfo:
     p99_ms: float
     further_row_ms: float
     tolerated: float | None
+    adopted: Adopted | None = None
 
     def slow_ms(self, rows: int) -> float:
         """Planned 99th percentile for a batch of `rows`."""
@@ -180,8 +183,9 @@ def _parse_plan(content: Mapping[str, Any], digest: str) -> Plan:
             float(t["p99_ms"]),
             float(t["further_row_ms"]),
             None if t.get("tolerated_disagreement") is None else float(t["tolerated_disagreement"]),
+            _parse_adopted(t, content, f"ladder[{number}]"),
         )
-        for t in content["ladder"]
+        for number, t in enumerate(content["ladder"])
     )
     if len({info.tier for info in ladder}) != len(ladder):
         raise PlanError("ladder: no tier twice")
@@ -222,6 +226,23 @@ def _parse_plan(content: Mapping[str, Any], digest: str) -> Plan:
         ),
         digest=digest,
     )
+
+
+def _parse_adopted(tier: Mapping[str, Any], content: Mapping[str, Any], where: str) -> Adopted | None:
+    if tier.get("adopted") is None:
+        return None
+    tokens = content.get("tokens")
+    try:
+        found = parse_adopted(
+            tier["adopted"], int(content["classes"]), None if tokens is None else int(tokens)
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise PlanError(f"{where}.adopted.{error}") from None
+    inputs = {entry["name"] for entry in content["inputs"]}
+    unknown = sorted({*[one.name for one in found.inputs], *filter(None, [found.mask])} - inputs)
+    if unknown:
+        raise PlanError(f"{where}.adopted: {unknown[0]!r} is no input of the cascade")
+    return found
 
 
 def _bounded(section: Mapping[str, Any], where: str, name: str) -> float:

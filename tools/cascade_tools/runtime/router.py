@@ -26,7 +26,7 @@ import numpy.typing as npt
 from . import metrics as m
 from .batch import DEADLINE, DEGRADED, Batch, RowNumbers, Ticket, TierAnswer
 from .gearbox import GearBox
-from .plan import Plan, PlanError, PlanFile
+from .plan import Plan, PlanError, PlanFile, TierInfo
 from .policy import ANSWER, Policy, route
 from .shadow import Shadow, ShadowRows
 
@@ -44,7 +44,7 @@ class TierError(Exception):
 class CallTier(Protocol):
     """Calls one tier's model with rows and waits for its answer; raises TierError."""
 
-    def __call__(self, model: str, inputs: Inputs, probabilities: bool) -> TierAnswer:
+    def __call__(self, info: TierInfo, inputs: Inputs, probabilities: bool) -> TierAnswer:
         """Answers of all rows; `probabilities` are wanted or not."""
 
 
@@ -260,7 +260,7 @@ class Router:
                 info.tolerated,
                 group.plan.alarm_at,
                 group.gear,
-                ladder[-1].model,
+                ladder[-1],
                 inputs,
                 answer,
                 limits.shadow_share,
@@ -279,7 +279,7 @@ class Router:
         for index in range(wanted, len(plan.ladder)):
             info = plan.ladder[index]
             try:
-                answer = self._call_tier(info.model, group.inputs, plan.probabilities)
+                answer = self._call_tier(info, group.inputs, plan.probabilities)
             except TierError as error:
                 log.warning("tier %s did not answer: %s", info.tier, error)
                 group.batch.mark(group.rows, DEGRADED)

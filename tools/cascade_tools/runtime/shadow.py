@@ -27,6 +27,7 @@ import numpy.typing as npt
 from . import metrics as m
 from .batch import TierAnswer
 from .bet import Bet
+from .plan import TierInfo
 
 SHADOW_VARIABLE = "CASCADE_SHADOW_LOG"  # path of the log; where it is not set, nothing is shown
 QUEUE_LENGTH = 64
@@ -45,7 +46,7 @@ class ShadowRows(NamedTuple):
     tolerated: float | None
     alarm_at: float
     gear: int
-    giant: str
+    giant: TierInfo
     inputs: dict[str, npt.NDArray[np.generic]]
     answer: TierAnswer
     probability: float
@@ -63,7 +64,7 @@ class Shadow:
     def __init__(
         self,
         file: Path,
-        call_tier: Callable[[str, dict[str, npt.NDArray[np.generic]], bool], TierAnswer],
+        call_tier: Callable[[TierInfo, dict[str, npt.NDArray[np.generic]], bool], TierAnswer],
         metrics: m.Metrics,
     ) -> None:
         self._file = file
@@ -103,7 +104,7 @@ class Shadow:
                 self._show(rows)
             except Exception as error:
                 self.drop(rows.tier, len(rows.answer.label))
-                log.warning("rows of tier %s could not be shown to %s: %s", rows.tier, rows.giant, error)
+                log.warning("rows of tier %s not shown to %s: %s", rows.tier, rows.giant.model, error)
 
     def _show(self, rows: ShadowRows) -> None:
         giant = self._call_tier(rows.giant, rows.inputs, False)
@@ -129,7 +130,7 @@ class Shadow:
                     "tier %s differs from %s on more than the %.2f %% that the plan tolerates; "
                     "see `cascade-tools recalibrate`",
                     rows.tier,
-                    rows.giant,
+                    rows.giant.model,
                     100.0 * rows.tolerated,
                 )
 

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,19 @@ class Ports:
     http: int
     grpc: int
     metrics: int
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """Models that are served as they are: those of `names` in a model repository, nothing else in it."""
+
+    repository: Path
+    names: tuple[str, ...]
+
+    def arguments(self, also: Sequence[str] = ()) -> list[str]:
+        """For tritonserver; once models are named, it loads no others. Their configs may be incomplete."""
+        load = [f"--load-model={name}" for name in (*also, *self.names)]
+        return [f"--model-repository={self.repository}", "--model-control-mode=explicit", *load]
 
 
 class Server:
@@ -81,6 +94,17 @@ class Server:
             model = _model_of(command)
             spent[model] = spent.get(model, 0.0) + times.user + times.system
         return spent
+
+    def memory_mib(self, model: str) -> float:
+        """Resident memory of the processes that serve one model."""
+        total = 0
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if _model_of(process.cmdline()) == model:
+                    total += process.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue
+        return total / 2**20
 
     def wait(self) -> int:
         """Block until the server ends; return its exit code."""
@@ -125,7 +149,11 @@ def check_ports(ports: Ports) -> None:
 
 @contextmanager
 def embedded_triton(
-    repository: Path, ports: Ports | None = None, log: Path | None = None, shadow: Path | None = None
+    repository: Path,
+    ports: Ports | None = None,
+    log: Path | None = None,
+    shadow: Path | None = None,
+    adopted: Adopted | None = None,
 ) -> Iterator[Server]:
     """Serve a repository on the loopback interface until the block ends.
 
@@ -134,6 +162,7 @@ def embedded_triton(
         ports: None for any that are free.
         log: where the server's log goes; None for a file that goes with the server.
         shadow: where the router writes its shadow log; None for none.
+        adopted: models that the repository's router asks and that are not in it.
 
     Raises:
         EnvironmentLacks: the wheel does not run here.
@@ -141,8 +170,34 @@ def embedded_triton(
         UsageError: a port is in use.
         CascadeError: the server did not become ready; the end of its log is shown.
     """
-    wheel = find_triton()
+    find_triton()
     refuse_other_target(repository, "embedded")
+    if adopted is None:
+        models = [f"--model-repository={repository}", "--disable-auto-complete-config"]
+    else:
+        own = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
+        models = [f"--model-repository={repository}", *adopted.arguments(also=own)]
+    with _running(models, ports, log, shadow) as server:
+        yield server
+
+
+@contextmanager
+def adopted_triton(adopted: Adopted) -> Iterator[Server]:
+    """Serve models of somebody's own repository on the loopback interface until the block ends.
+
+    Raises:
+        EnvironmentLacks: the wheel does not run here.
+        CascadeError: the server did not become ready; the end of its log is shown.
+    """
+    with _running(adopted.arguments(), None, None, None) as server:
+        yield server
+
+
+@contextmanager
+def _running(
+    models: list[str], ports: Ports | None, log: Path | None, shadow: Path | None
+) -> Iterator[Server]:
+    wheel = find_triton()
     ports = ports or free_ports()
     check_ports(ports)
     _check_shared_memory()
@@ -151,7 +206,7 @@ def embedded_triton(
         log = log or Path(folder) / "triton.log"
         command = [
             str(wheel.binary),
-            f"--model-repository={repository}",
+            *models,
             f"--backend-directory={wheel.backend_directory(Path(folder))}",
             f"--backend-config=python,shm-region-prefix-name={prefix}",
             f"--http-address={LOOPBACK}",
@@ -160,7 +215,6 @@ def embedded_triton(
             f"--http-port={ports.http}",
             f"--grpc-port={ports.grpc}",
             f"--metrics-port={ports.metrics}",
-            "--disable-auto-complete-config",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
         ]
         with log.open("wb") as output:

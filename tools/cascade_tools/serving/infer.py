@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +12,13 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from cascade_tools.errors import CascadeError, UsageError
-from cascade_tools.spec import NOT_INPUTS
-from cascade_tools.store import load_npz
+from cascade_tools.spec import ADDRESS, LARGEST_PORT, NOT_INPUTS
+from cascade_tools.store import load_npz, text_as_bytes
 
 DEFAULT_PORT = {"grpc": 8001, "http": 8000}
 OUTPUTS = ("LABEL", "CONFIDENCE", "TIER", "FLAGS")
 FLAGS = {1: "degraded", 2: "deadline"}
 TIMEOUT_S = 60.0
-ADDRESS = re.compile(r"[\w.-]+:(\d{1,5})|\[[0-9a-fA-F:]+\]:(\d{1,5})")
 
 
 def infer_rows(
@@ -36,7 +34,7 @@ def infer_rows(
         UsageError: the file does not fit the model's inputs.
         CascadeError: no server there, or it refused.
     """
-    arrays = {name: v for name, v in load_npz(path).items() if name not in NOT_INPUTS}
+    arrays = {name: text_as_bytes(v) for name, v in load_npz(path).items() if name not in NOT_INPUTS}
     library: Any = triton_grpc if protocol == "grpc" else triton_http
     address = url or f"127.0.0.1:{DEFAULT_PORT[protocol]}"
     client = _connect(library, address, protocol)
@@ -69,7 +67,7 @@ def infer_rows(
 
 def _connect(library: Any, address: str, protocol: str) -> Any:
     port = ADDRESS.fullmatch(address)
-    if port is None or int(port.group(port.lastindex or 1)) > 65535:
+    if port is None or int(port.group(port.lastindex or 1)) > LARGEST_PORT:
         raise UsageError(f"--url {address}: must be host:port", "without http://, for example 127.0.0.1:8001")
     if protocol == "http":
         return library.InferenceServerClient(address, connection_timeout=TIMEOUT_S, network_timeout=TIMEOUT_S)
@@ -85,7 +83,8 @@ def _config(client: Any, model: str, protocol: str) -> dict[str, Any]:
 
 
 def _datatype(entry: dict[str, Any]) -> str:
-    return str(entry["data_type"]).removeprefix("TYPE_")
+    name = str(entry["data_type"]).removeprefix("TYPE_")
+    return "BYTES" if name == "STRING" else name  # configs and requests have a word of their own
 
 
 def _check_outputs(model: str, outputs: set[str]) -> None:

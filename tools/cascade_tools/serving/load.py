@@ -24,7 +24,7 @@ import tritonclient.grpc.aio as triton_grpc
 
 from cascade_tools.errors import CascadeError
 from cascade_tools.serving.awake import awake_cores
-from cascade_tools.store import load_npz
+from cascade_tools.store import bytes_as_plain, load_npz
 
 TIMEOUT_S = 600.0
 REQUEST_TIMEOUT_S = 60.0
@@ -123,7 +123,7 @@ def _run(
 ) -> dict[str, npt.NDArray[Any]]:
     with tempfile.TemporaryDirectory(prefix="cascade-load-") as folder:
         rows, results = Path(folder) / "rows.npz", Path(folder) / "results.npz"
-        np.savez(rows, **inputs)
+        np.savez(rows, **{name: bytes_as_plain(values) for name, values in inputs.items()})
         job = Job(url, models, clients, turn_rows, outputs, datatypes, str(rows), str(results))
         description = Path(folder) / "job.json"
         description.write_text(json.dumps(asdict(job)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from cascade_tools.artifacts import Exported, GearPlan, Placement
 from cascade_tools.errors import ArtifactError
 from cascade_tools.repository import place
-from cascade_tools.repository.render import SERVERS, VERSION, Target, code_files, render_configs
+from cascade_tools.repository.render import SERVERS, VERSION, Target, code_files, render_configs, rendered
 from cascade_tools.repository.rules import check_config
 from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.gears import GEARS_FILE
@@ -60,7 +60,7 @@ def _render(work: Workspace, target: Target) -> tuple[place.Files, dict[str, str
     files: place.Files = {name: text.encode() for name, text in configs.items()}
     files |= {name: path.read_bytes() for name, path in code_files(plan, target).items()}
     files[f"{plan.cascade}/plan/gear_plan.json"] = work.path(GEARS_FILE).read_bytes()
-    for info in plan.ladder:
+    for info in rendered(plan):
         graph = exported.tier(info.tier)
         path = work.path(graph.file)
         if digest_file(path) != graph.sha256:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from cascade_tools.artifacts import CalibratedTier, Calibration, Reliability, ScoreTable
+from cascade_tools.artifacts import (
+    AdoptedTier,
+    CalibratedTier,
+    Calibration,
+    InputSpec,
+    Reliability,
+    ScoreTable,
+)
 from cascade_tools.errors import ArtifactError, UsageError
 from cascade_tools.planning.calibration import (
     Head,
@@ -21,7 +30,9 @@ from cascade_tools.planning.calibration import (
 )
 from cascade_tools.planning.splits import split_rows
 from cascade_tools.runtime.head import NO_LABEL
+from cascade_tools.serving.adopted import adopted_models
 from cascade_tools.spec import Cascade
+from cascade_tools.stages.adopted import AdoptedSource, adopt, looks_like_probabilities, served_inputs
 from cascade_tools.stages.progress import Advance, Reporter
 from cascade_tools.stages.sources import Source, load_source
 from cascade_tools.stages.usercode import Rows, load_rows
@@ -46,11 +57,14 @@ def calibrate(work: Workspace, made_from: dict[str, str], report: Reporter) -> N
     rows = load_rows(cascade, "validation")
     if cascade.data.labels == "target":
         _mask(cascade, rows)  # before the models run for minutes
-    logits = {}
-    for tier in cascade.tiers:
-        source = load_source(cascade, tier)
-        with report.task(f"  {tier.name}: {len(rows)} rows through the source model") as advance:
-            logits[tier.name] = run_source(source, rows, advance)
+    with _sources(cascade, rows, report) as found:
+        sources, adopted, inputs = found
+        logits = {}
+        for tier in cascade.tiers:
+            source = sources.get(tier.name) or load_source(cascade, tier)
+            with report.task(f"  {tier.name}: {len(rows)} rows through the source model") as advance:
+                logits[tier.name] = run_source(source, rows, advance)
+    _warn_of_probabilities(cascade, logits, report)
     if cascade.data.labels == "giant":
         rows = _labelled_by(logits[cascade.tier_names[-1]], cascade, rows)
     classes = check_logits(cascade, logits, rows)
@@ -77,17 +91,62 @@ def calibrate(work: Workspace, made_from: dict[str, str], report: Reporter) -> N
     calibration = Calibration(
         cascade=cascade.name,
         made_from=made_from,
-        inputs=rows.specs(),
+        # Tokens are of a fixed number.
+        inputs=inputs if mask is None else rows.specs(),
         classes=classes,
         tokens=None if mask is None else rows.target.shape[1],
         mask=cascade.calibration.mask,
         labels=cascade.data.labels,
         rows={part: int((split == part).sum()) for part in PARTS},
         tiers=tuple(heads),
+        adopted=adopted,
     )
     with readable_disk_errors(work.build):
         save_score_table(work.path(SCORES_FILE), table)
         work.save(CALIBRATION_FILE, calibration)
+
+
+@contextmanager
+def _sources(
+    cascade: Cascade, rows: Rows, report: Reporter
+) -> Iterator[tuple[dict[str, Source], tuple[AdoptedTier, ...], tuple[InputSpec, ...]]]:
+    """The adopted tiers, ready to be run: by name, as their server described them; and the inputs.
+
+    Raises:
+        UsageError: an adopted model does not fit, or a tier cannot read an input.
+        CascadeError: the server of the adopted models does not start or does not answer.
+    """
+    texts = [name for name, values in rows.inputs.items() if values.dtype.kind == "O"]
+    exported = [tier.name for tier in cascade.tiers if tier.source.triton is None]
+    if texts and exported:
+        raise UsageError(
+            f"tiers.{exported[0]}.source: a model that is exported reads every input, and none reads texts, "
+            f"which {texts[0]} of data.validation holds",
+            "leave that input out, or serve the model with Triton and adopt it",
+        )
+    if not cascade.adopted:
+        yield {}, (), rows.specs()
+        return
+    report.say(f"  asking Triton for {', '.join(tier.name for tier in cascade.adopted)}")
+    lead = rows.target.shape[1:] if cascade.data.labels == "target" else None
+    with adopted_models(cascade) as models:
+        calls = {tier.name: adopt(cascade, tier, models, rows) for tier in cascade.adopted}
+        configs = {name: models.config(call.model) for name, call in calls.items()}
+        sources: dict[str, Source] = {
+            name: AdoptedSource(call, models, configs[name].max_batch_size or BATCH, lead)
+            for name, call in calls.items()
+        }
+        described = {name: (call, configs[name]) for name, call in calls.items()}
+        yield sources, tuple(calls.values()), served_inputs(cascade, rows.specs(), described)
+
+
+def _warn_of_probabilities(cascade: Cascade, logits: dict[str, Logits], report: Reporter) -> None:
+    for tier in cascade.adopted:
+        if tier.source.gives == "logits" and looks_like_probabilities(logits[tier.name]):
+            report.say(
+                f"  warning: tiers.{tier.name}: every row of its logits sums to 1; if they are "
+                "probabilities, say `gives: probabilities`"
+            )
 
 
 def check_on(work: Workspace, path: Path) -> dict[str, Reliability]:

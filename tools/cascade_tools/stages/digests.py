@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cascade_tools.spec import SPEC_FILE, Cascade
+from cascade_tools.stages.adopted import model_digest
 from cascade_tools.store import digest_files, digest_value
 
 
@@ -13,7 +14,7 @@ def source_digests(cascade: Cascade, rows: str | None) -> dict[str, str]:
     """Digests of the models and of everything that they and the rows may come from.
 
     That is every file of the cascade's folder but prose and the spec, whose sections are digested where they
-    are read, and the files of the installed packages that a reference names.
+    are read, the files of the installed packages that a reference names, and the adopted models.
 
     Args:
         cascade: with its folder.
@@ -30,9 +31,14 @@ def source_digests(cascade: Cascade, rows: str | None) -> dict[str, str]:
     } - {folder / cascade.devices}
     for reference in (*(t.source.torch for t in cascade.tiers), rows):
         paths |= _package_files(folder, reference)
+    adopted = {
+        f"model {name}": model_digest(cascade, name)
+        for name in {cascade.model_name(tier.name) for tier in cascade.adopted}
+    }
     return {
         "sources": digest_files(paths, folder),
-        "tiers": digest_value(*cascade.tiers, rows, cascade.data.labels),
+        "tiers": digest_value(*cascade.tiers, cascade.triton, rows, cascade.data.labels),
+        **adopted,
     }
 
 

@@ -25,7 +25,7 @@ TIE = 1e-5
 
 
 def export(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
-    """Write `export/<tier>.onnx` and `exported.json`.
+    """Write `export/<tier>.onnx` and `exported.json`; adopted tiers stay as they are.
 
     Raises:
         UsageError: a model does not export.
@@ -41,10 +41,11 @@ def export(work: Workspace, made_from: dict[str, str], report: Reporter) -> None
     step = max(1, len(rows) // PARITY_ROWS)
     sample = rows.take(slice(None, None, step))
     exported = []
+    tiers = [tier for tier in cascade.tiers if tier.source.triton is None]
     with report.task("  exporting to ONNX and comparing with the sources") as advance:
-        for done, tier in enumerate(cascade.tiers):
+        for done, tier in enumerate(tiers):
             exported.append(_export_tier(work, tier, calibration, sample))
-            advance(done + 1, len(cascade.tiers))
+            advance(done + 1, len(tiers))
     packages = ("torch", "onnx", "onnxruntime", "onnxscript")
     with readable_disk_errors(work.build):
         work.save(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from cascade_tools.artifacts import (
+    AdoptedModel,
+    AdoptedTier,
     Calibration,
     Exported,
     Gear,
@@ -72,7 +74,7 @@ def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
                 tokens=calibration.tokens,
                 probabilities=cascade.serving.probabilities,
                 ladder=tuple(
-                    _ladder_tier(cascade, profile, exported, name, tolerated.get(name))
+                    _ladder_tier(cascade, calibration, profile, exported, name, tolerated.get(name))
                     for name in cascade.tier_names
                 ),
                 gears=tuple(
@@ -98,8 +100,14 @@ def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
 
 
 def _ladder_tier(
-    cascade: Cascade, profile: Profile, exported: Exported, name: str, tolerated: float | None
+    cascade: Cascade,
+    calibration: Calibration,
+    profile: Profile,
+    exported: Exported,
+    name: str,
+    tolerated: float | None,
 ) -> LadderTier:
+    adopted = calibration.adopted_tier(name)
     points = profile.points_of(name)
     first, last = points[0], points[-1]
     hop_ms = profile.hop.latency_ms if profile.hop else 0.0
@@ -107,9 +115,23 @@ def _ladder_tier(
     return LadderTier(
         tier=name,
         model=cascade.model_name(name),
-        sha256=exported.tier(name).sha256,
+        sha256=exported.tier(name).sha256 if adopted is None else adopted.sha256,
         p50_ms=first.latency_p50_ms,
         p99_ms=first.latency_p99_ms + hop_ms,
         further_row_ms=max(0.0, further),
         tolerated_disagreement=tolerated,
+        adopted=None if adopted is None else _with_head(adopted, calibration),
+    )
+
+
+def _with_head(adopted: AdoptedTier, calibration: Calibration) -> AdoptedModel:
+    head = calibration.tier(adopted.tier)
+    return AdoptedModel(
+        inputs=adopted.inputs,
+        output=adopted.output,
+        gives=adopted.gives,
+        temperature=head.temperature,
+        signal=head.signal,
+        curve=head.curve,
+        mask=calibration.mask,
     )

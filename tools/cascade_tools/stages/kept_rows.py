@@ -9,7 +9,14 @@ import numpy as np
 from cascade_tools.errors import ArtifactError
 from cascade_tools.stages.digests import source_digests
 from cascade_tools.stages.usercode import Rows, load_rows
-from cascade_tools.store import Workspace, load_npz, readable_disk_errors, write_atomically
+from cascade_tools.store import (
+    Workspace,
+    bytes_as_plain,
+    load_npz,
+    readable_disk_errors,
+    text_as_bytes,
+    write_atomically,
+)
 
 TEST_ROWS_FILE = "test_rows.npz"
 INPUT = "input:"
@@ -28,14 +35,16 @@ def load_test_rows(work: Workspace) -> Rows:
         kept = load_npz(path)
         if str(kept.get("made_from")) == made_from:
             inputs = {
-                name.removeprefix(INPUT): values for name, values in kept.items() if name.startswith(INPUT)
+                name.removeprefix(INPUT): text_as_bytes(values)
+                for name, values in kept.items()
+                if name.startswith(INPUT)
             }
             return Rows(inputs, kept["target"], kept["group"])
     except (ArtifactError, KeyError):  # missing or broken: it is made again
         pass
     rows = load_rows(cascade, "test")
     buffer = io.BytesIO()
-    inputs = {f"{INPUT}{name}": values for name, values in rows.inputs.items()}
+    inputs = {f"{INPUT}{name}": bytes_as_plain(values) for name, values in rows.inputs.items()}
     np.savez(buffer, made_from=np.array(made_from), target=rows.target, group=rows.group, **inputs)
     with readable_disk_errors(path):
         write_atomically(path, buffer.getvalue())

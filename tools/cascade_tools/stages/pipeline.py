@@ -126,7 +126,9 @@ STAGES = (
         calibrate,
     ),
     Stage("export", Exported, (EXPORTED_FILE,), (CALIBRATION_FILE,), _with_sources("serving"), export),
-    Stage("profile", Profile, (PROFILE_FILE,), (EXPORTED_FILE,), _machine_and_devices, profile),
+    Stage(
+        "profile", Profile, (PROFILE_FILE,), (CALIBRATION_FILE, EXPORTED_FILE), _machine_and_devices, profile
+    ),
     Stage(
         "search",
         RoutingPolicy,

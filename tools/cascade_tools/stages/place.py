@@ -44,6 +44,9 @@ def place(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
     at_least = np.zeros((len(tiers), len(devices)), np.int64)
     if giant_only is not None:
         at_least[len(cascade.tiers) - 1] = giant_only.count[0]
+    for number, name in enumerate(cascade.tier_names):
+        if name in profile.instances:  # of an adopted model: they are there
+            at_least[number, 0] = profile.instances[name]
     with solver_output_on_stderr():
         solution = place_tiers(tiers, devices, at_least)
     problems = verify(tiers, devices, solution)
@@ -120,6 +123,7 @@ def tier_loads(
                 seconds_per_row={point.device: point.latency_p50_ms / 1000.0 / point.batch},
                 utilization={point.device: point.kernel_utilization},
                 memory_mib=point.memory_mib,
+                instances=profile.instances.get(name),
             )
         )
     return (*loads, *_hops(profile, reach, groups))

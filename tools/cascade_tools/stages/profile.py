@@ -1,4 +1,4 @@
-"""Measures every exported tier on this machine, in process, with ONNX Runtime on one thread.
+"""Measures every tier on this machine: exported ones in process, with ONNX Runtime on one thread.
 
     tier  |-- load --|-- warm-up --|== repetition 1 ==|== repetition 2 ==| ...
                                    |<- batch after batch of validation rows ->|
@@ -8,6 +8,10 @@ Batches are drawn from the user's own validation rows with a fixed seed, never z
 after `MIN_SECONDS` and `MIN_RUNS`. Kernel utilization on a CPU device is CPU seconds over wall seconds and
 the cores of the device. Energy is dynamic: what a meter counts during the runs minus the idle power, or,
 without a meter, CPU seconds times the watts that the device file gives (`modelled`), or unknown.
+
+An adopted tier is asked through Triton; what the client adds to a call is taken off by the server's own
+counters. Where the server is the user's, its CPU time and memory are not known: one busy core while it
+answers, and no memory, count as `modelled`.
 """
 
 from __future__ import annotations
@@ -19,13 +23,16 @@ from typing import Any
 import numpy as np
 import psutil
 
-from cascade_tools.artifacts import Exported, Hop, Origin, Profile, ProfilePoint
+from cascade_tools.artifacts import AdoptedTier, Calibration, Exported, Hop, Origin, Profile, ProfilePoint
 from cascade_tools.errors import EnvironmentLacks, UsageError
 from cascade_tools.machine.facts import machine
 from cascade_tools.machine.meters import EnergyMeter, find_meter
+from cascade_tools.runtime import adopted as runtime_adopted
+from cascade_tools.serving.adopted import AdoptedModels, adopted_models
 from cascade_tools.serving.hop import measure_hop
 from cascade_tools.serving.triton_wheel import find_triton
 from cascade_tools.spec import DeviceGroup, load_devices
+from cascade_tools.stages.calibrate import CALIBRATION_FILE
 from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.stages.usercode import Rows, load_rows
@@ -36,6 +43,8 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 WARM_UP_RUNS = 3
 MIN_RUNS = 12
 MIN_SECONDS = 0.25
+MIN_SECONDS_SERVED = 0.5  # CPU time of other processes is counted in steps of 10 ms
+SHORTEST_S = 1e-6
 MAX_RUNS = 2000
 IDLE_SECONDS = 1.0
 THREADS = 1
@@ -49,6 +58,7 @@ class _Runs:
     wall_s: list[float]
     cpu_s: list[float]
     energy_j: float | None
+    origin: Origin = "measured"
 
 
 def profile(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
@@ -59,6 +69,7 @@ def profile(work: Workspace, made_from: dict[str, str], report: Reporter) -> Non
     """
     cascade = work.cascade
     exported = work.load(EXPORTED_FILE, Exported, "export")
+    calibration = work.load(CALIBRATION_FILE, Calibration, "calibrate")
     device = _cpu_of(work)
     rows = load_rows(cascade, "validation")
     meter = find_meter()
@@ -83,6 +94,9 @@ def profile(work: Workspace, made_from: dict[str, str], report: Reporter) -> Non
                 runs = _measure(session, rows, batch, meter, idle_watts)
                 points.append(_point(tier.tier, batch, runs, memory_mib, device))
                 advance(len(points), len(exported.tiers) * len(batches))
+    if calibration.adopted:
+        points += _adopted(work, calibration, rows, batches, device, report)
+        points.sort(key=lambda point: (cascade.tier_names.index(point.tier), point.batch))
     hop = _hop(report)
     with readable_disk_errors(work.build):
         work.save(
@@ -93,8 +107,76 @@ def profile(work: Workspace, made_from: dict[str, str], report: Reporter) -> Non
                 environment=machine(),
                 points=tuple(points),
                 hop=hop,
+                instances={tier.tier: tier.instances for tier in calibration.adopted if tier.instances},
             ),
         )
+
+
+def _adopted(
+    work: Workspace,
+    calibration: Calibration,
+    rows: Rows,
+    batches: list[int],
+    device: DeviceGroup,
+    report: Reporter,
+) -> list[ProfilePoint]:
+    """Points of the adopted tiers, through the server that has them."""
+    points = []
+    meter = find_meter()
+    with adopted_models(work.cascade) as models:
+        idle_watts = _idle_watts(meter)
+        with report.task(f"  {len(calibration.adopted)} adopted tiers through Triton") as advance:
+            for tier in calibration.adopted:
+                memory_mib = 0.0
+                for batch in batches:
+                    runs = _ask(models, tier, rows, batch, meter, idle_watts)
+                    if models.server is not None and not memory_mib:  # it has been used by now
+                        memory_mib = models.server.memory_mib(tier.model) / (tier.instances or 1)
+                    points.append(_point(tier.tier, batch, runs, memory_mib, device, "triton"))
+                    advance(len(points), len(calibration.adopted) * len(batches))
+    return points
+
+
+def _ask(
+    models: AdoptedModels,
+    tier: AdoptedTier,
+    rows: Rows,
+    batch: int,
+    meter: EnergyMeter | None,
+    idle_watts: float,
+) -> _Runs:
+    """As `_measure`, through Triton."""
+    rng = np.random.default_rng(SEED)
+    wanted = tuple(runtime_adopted.AdoptedInput(**one.model_dump()) for one in tier.inputs)
+    drawn = [
+        runtime_adopted.model_inputs(rows.take(rng.integers(len(rows), size=batch)).inputs, wanted)
+        for _ in range(MIN_RUNS)
+    ]
+    for inputs in drawn[:WARM_UP_RUNS]:
+        models.ask(tier.model, inputs, tier.output)
+    asked, inside_s = models.requests(tier.model)
+    cpu_before, start_j = _model_cpu_s(models), meter.read_j() if meter else 0.0
+    wall_s: list[float] = []
+    start_s = time.perf_counter()
+    while len(wall_s) < MAX_RUNS and (len(wall_s) < MIN_RUNS or sum(wall_s) < MIN_SECONDS_SERVED):
+        wall_s.append(models.timed_ask(tier.model, drawn[len(wall_s) % len(drawn)], tier.output)[1])
+    idle_j = idle_watts * (time.perf_counter() - start_s)
+    energy_j = None if meter is None else max(0.0, meter.read_j() - start_j - idle_j)
+    asked_after, inside_after_s = models.requests(tier.model)
+    inside_s = (inside_after_s - inside_s) / max(1, asked_after - asked)
+    outside_s = max(0.0, float(np.mean(wall_s)) - inside_s)
+    served_s = [max(SHORTEST_S, seconds - outside_s) for seconds in wall_s]
+    if models.server is None:
+        return _Runs(served_s, served_s, energy_j, "modelled")
+    cpu_s = (_model_cpu_s(models) - cpu_before) / len(wall_s)
+    return _Runs(served_s, [cpu_s] * len(served_s), energy_j)
+
+
+def _model_cpu_s(models: AdoptedModels) -> float:
+    """CPU time of everything that serves models; the server's own share of a call is in the hop."""
+    if models.server is None:
+        return 0.0
+    return sum(seconds for model, seconds in models.server.cpu_seconds().items() if model)
 
 
 def _hop(report: Reporter) -> Hop | None:
@@ -170,6 +252,7 @@ def _point(
     runs: _Runs,
     memory_mib: float,
     device: DeviceGroup,
+    kind: str = "onnx",
 ) -> ProfilePoint:
     rows = len(runs.wall_s) * batch
     assert device.cores is not None
@@ -187,7 +270,7 @@ def _point(
     p50, p99 = np.percentile(wall_s * 1000.0, [50, 99])
     return ProfilePoint(
         tier=tier,
-        format="onnx",
+        format=kind,
         device=device.type,
         batch=batch,
         latency_p50_ms=float(p50),
@@ -197,6 +280,6 @@ def _point(
         memory_mib=memory_mib,
         kernel_utilization=utilization,
         energy_j=energy_j,
-        origin="measured",
+        origin=runs.origin,
         energy_origin=origin,
     )

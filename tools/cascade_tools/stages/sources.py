@@ -43,17 +43,21 @@ class ServedOutputs:
 class Source(Protocol):
     """A tier's model as its owner made it."""
 
-    parameters: int
-
     def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """Logits [rows, classes], or [rows, tokens, classes], of one batch."""
+
+
+class ExportableSource(Source, Protocol):
+    """One that becomes a graph with its head."""
+
+    parameters: int
 
     def export(self, served: ServedOutputs, inputs: tuple[InputSpec, ...]) -> bytes:
         """An ONNX graph with outputs LABEL, CONFIDENCE and, where asked, PROBS."""
 
 
-def load_source(cascade: Cascade, tier: Tier) -> Source:
-    """Load the model of one tier.
+def load_source(cascade: Cascade, tier: Tier) -> ExportableSource:
+    """Load the model of one tier that is not adopted.
 
     Raises:
         UsageError: a file is missing, or the callable, the weights or the graph do not fit.

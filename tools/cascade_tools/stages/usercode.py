@@ -22,7 +22,7 @@ import numpy.typing as npt
 from cascade_tools.artifacts import InputSpec, IntArray
 from cascade_tools.errors import UsageError
 from cascade_tools.spec import NOT_INPUTS, Cascade
-from cascade_tools.store import load_npz
+from cascade_tools.store import load_npz, text_as_bytes
 
 # Where code stands that a user did not write: this package, Python and what is installed.
 NOT_THE_USERS = ("<", sys.prefix, sys.base_prefix, str(Path(__file__).resolve().parents[1]))
@@ -35,6 +35,7 @@ DATATYPES = {
     "int8": "INT8",
     "uint8": "UINT8",
     "bool": "BOOL",
+    "object": "BYTES",  # texts, once `load_rows` has read them
 }
 OUTPUTS = ("LABEL", "CONFIDENCE", "PROBS", "TIER", "FLAGS")
 INPUT_NAME = re.compile(r"[A-Za-z_][\w.-]*")  # it ends up in config.pbtxt
@@ -103,6 +104,7 @@ def load_rows(cascade: Cascade, field: str) -> Rows:
     if len(target) == 0:
         raise UsageError(f"{where}: the data set is empty")
     inputs = {name: values for name, values in arrays.items() if name not in NOT_INPUTS}
+    inputs = {name: _with_texts(name, values, where) for name, values in inputs.items()}
     _check_inputs(inputs, len(target), where)
     group = arrays.get("group", np.arange(len(target)))
     if group.shape != target.shape[:1] or group.dtype.kind not in "iu":
@@ -122,8 +124,16 @@ def _check_inputs(inputs: dict[str, npt.NDArray[Any]], rows: int, where: str) ->
             raise UsageError(f"{where}: input {name!r} must be [{rows}, ...], found {_shape(values)}")
         if values.dtype.name not in DATATYPES:
             raise UsageError(
-                f"{where}: input {name!r} has dtype {values.dtype}; Triton takes {', '.join(DATATYPES)}"
+                f"{where}: input {name!r} has dtype {values.dtype}; Triton takes "
+                f"{', '.join(name for name in DATATYPES if name != 'object')}, or texts"
             )
+
+
+def _with_texts(name: str, values: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
+    try:
+        return text_as_bytes(values)
+    except ValueError as error:
+        raise UsageError(f"{where}: input {name!r} {error}") from None
 
 
 def _shape(values: npt.NDArray[Any]) -> str:
