@@ -1,4 +1,4 @@
-"""What the router makes of a model that somebody else has made: inputs, scores, and its object in the plan."""
+"""What the router makes of an adopted model: its inputs, its scores, and its object in the plan."""
 
 from __future__ import annotations
 
