@@ -57,12 +57,6 @@ class AdoptedModels:
         Raises:
             CascadeError: the model answered with an error, or not at all.
         """
-        return self.timed_ask(model, inputs, output)[0]
-
-    def timed_ask(
-        self, model: str, inputs: dict[str, npt.NDArray[Any]], output: str
-    ) -> tuple[npt.NDArray[Any], float]:
-        """The same, and the seconds between request and answer."""
         tensors = []
         for name, values in inputs.items():
             tensor = triton_grpc.InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype))
@@ -70,16 +64,26 @@ class AdoptedModels:
             tensors.append(tensor)
         wanted = [triton_grpc.InferRequestedOutput(output)]
         with _readable(model):
-            start = time.perf_counter()
             answer = self._client.infer(model, tensors, outputs=wanted, client_timeout=TIMEOUT_S)
-            seconds = time.perf_counter() - start
-        values = answer.as_numpy(output)
-        if values is None:
+        found = answer.as_numpy(output)
+        if found is None:
             raise CascadeError(f"model {model}: gave no output {output}")
-        return np.asarray(values), seconds
+        return np.asarray(found)
 
-    def requests(self, model: str) -> tuple[int, float]:
-        """Requests that the model has answered so far, and the seconds that they took inside the server."""
+    def time(self, model: str, inputs: dict[str, npt.NDArray[Any]], output: str) -> float:
+        """Seconds that one request spends inside the server, by its own counters; see `ask`."""
+        count, seconds = self._answered(model)
+        self.ask(model, inputs, output)
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:  # the server counts a request shortly after it has answered
+            count_after, seconds_after = self._answered(model)
+            if count_after > count:
+                return (seconds_after - seconds) / (count_after - count)
+            if time.monotonic() > deadline:
+                raise CascadeError(f"model {model}: its server does not count its requests")
+
+    def _answered(self, model: str) -> tuple[int, float]:
+        """Requests that the model has answered so far, and their seconds inside the server."""
         with _readable(model):
             found = self._client.get_inference_statistics(model, client_timeout=TIMEOUT_S).model_stats
         success = [entry.inference_stats.success for entry in found]

@@ -9,9 +9,9 @@ after `MIN_SECONDS` and `MIN_RUNS`. Kernel utilization on a CPU device is CPU se
 the cores of the device. Energy is dynamic: what a meter counts during the runs minus the idle power, or,
 without a meter, CPU seconds times the watts that the device file gives (`modelled`), or unknown.
 
-An adopted tier is asked through Triton; what the client adds to a call is taken off by the server's own
-counters. Where the server is the user's, its CPU time and memory are not known: one busy core while it
-answers, and no memory, count as `modelled`.
+An adopted tier is asked through Triton, and the time of a call is the one that the server counts. Where
+the server is the user's, its CPU time and memory are not known: one busy core while it answers, and no
+memory, count as `modelled`.
 """
 
 from __future__ import annotations
@@ -154,22 +154,18 @@ def _ask(
     ]
     for inputs in drawn[:WARM_UP_RUNS]:
         models.ask(tier.model, inputs, tier.output)
-    asked, inside_s = models.requests(tier.model)
     cpu_before, start_j = _model_cpu_s(models), meter.read_j() if meter else 0.0
     wall_s: list[float] = []
     start_s = time.perf_counter()
-    while len(wall_s) < MAX_RUNS and (len(wall_s) < MIN_RUNS or sum(wall_s) < MIN_SECONDS_SERVED):
-        wall_s.append(models.timed_ask(tier.model, drawn[len(wall_s) % len(drawn)], tier.output)[1])
+    while len(wall_s) < MIN_RUNS or time.perf_counter() - start_s < MIN_SECONDS_SERVED:
+        seconds = models.time(tier.model, drawn[len(wall_s) % len(drawn)], tier.output)
+        wall_s.append(max(SHORTEST_S, seconds))
     idle_j = idle_watts * (time.perf_counter() - start_s)
     energy_j = None if meter is None else max(0.0, meter.read_j() - start_j - idle_j)
-    asked_after, inside_after_s = models.requests(tier.model)
-    inside_s = (inside_after_s - inside_s) / max(1, asked_after - asked)
-    outside_s = max(0.0, float(np.mean(wall_s)) - inside_s)
-    served_s = [max(SHORTEST_S, seconds - outside_s) for seconds in wall_s]
     if models.server is None:
-        return _Runs(served_s, served_s, energy_j, "modelled")
+        return _Runs(wall_s, wall_s, energy_j, "modelled")
     cpu_s = (_model_cpu_s(models) - cpu_before) / len(wall_s)
-    return _Runs(served_s, [cpu_s] * len(served_s), energy_j)
+    return _Runs(wall_s, [cpu_s] * len(wall_s), energy_j)
 
 
 def _model_cpu_s(models: AdoptedModels) -> float:
