@@ -50,7 +50,7 @@ def scores(*shape: int) -> Array:
 
 
 def test_inputs_get_the_models_names_and_datatypes() -> None:
-    rows = {
+    rows: dict[str, Array] = {
         "IMAGE": np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3),
         "LENGTH": np.array([[3], [4]], np.int64),
         "TEXT": np.array([[b"one"], ["zwölf".encode()]], np.object_),
@@ -123,7 +123,7 @@ def test_scores_of_another_shape_are_refused(shape: tuple[int, ...], lead: tuple
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
 def test_probabilities_are_logits_by_their_logarithm(kind: type[np.generic]) -> None:
-    probabilities = apply_head(scores(ROWS, CLASSES)).probabilities.astype(kind)
+    probabilities: Array = apply_head(scores(ROWS, CLASSES)).probabilities.astype(kind)
     logits = as_logits(probabilities, (ROWS,), "probabilities")
     assert logits.dtype == np.float32
     np.testing.assert_allclose(apply_head(logits).probabilities, probabilities, atol=1e-3)

@@ -23,7 +23,7 @@ import yaml
 from safetensors.numpy import load_file
 from tritonclient.utils import InferenceServerException
 
-from cascade_tools.artifacts import Calibration, GearPlan, Placement, Profile
+from cascade_tools.artifacts import Calibration, Exported, GearPlan, Placement, Profile
 from cascade_tools.errors import CascadeError
 from cascade_tools.planning.evaluate import follow, threshold_policy
 from cascade_tools.repository.render import code_files, render_configs
@@ -32,6 +32,7 @@ from cascade_tools.serving.embedded import Adopted, Server, embedded_triton
 from cascade_tools.serving.infer import infer_rows
 from cascade_tools.spec import load_cascade
 from cascade_tools.stages.calibrate import CALIBRATION_FILE, SCORES_FILE
+from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.gears import GEARS_FILE
 from cascade_tools.stages.pipeline import run_all, run_stage, status
 from cascade_tools.stages.place import PLACEMENT_FILE
@@ -276,16 +277,19 @@ class Request:
             found.append(tensor)
         return found
 
-    def expected(self) -> dict[str, Array]:
-        """What the cascade must answer, worked out here."""
+    def logits(self) -> list[Array]:
+        """Of each tier, worked out here."""
         text, ids, kinds, image = (self.inputs[name] for name in ("TEXT", "IDS", "KINDS", "IMAGE"))
         half = run_in_process(HALF, image.astype(np.float16)).astype(np.float32)
-        logits = [
+        return [
             run_in_process(READER, text)[:, 0],
             run_in_process(PAIR, ids, kinds),
             np.log(np.maximum(half, 1e-12)),
         ]
-        scores = [apply_head(one, 1.5, "margin") for one in logits]
+
+    def expected(self) -> dict[str, Array]:
+        """What the cascade must answer."""
+        scores = [apply_head(one, 1.5, "margin") for one in self.logits()]
         confidence = np.stack([0.1 + 0.8 * s.confidence for s in scores], axis=1)
         tier = np.where(confidence[:, 0] >= CUTS[0], 0, np.where(confidence[:, 1] >= CUTS[1], 1, 2))
         row = np.arange(len(tier))
@@ -297,9 +301,10 @@ class Request:
         }
 
 
-def draw(rng: np.random.Generator) -> Request:
-    """A request of its own number of rows and its own lengths."""
-    rows, texts, length = (int(rng.integers(1, high)) for high in (6, 4, 9))
+def draw(rng: np.random.Generator, **sizes: int) -> Request:
+    """A request of its own number of rows and its own lengths, or of given ones."""
+    highest = {"rows": 6, "texts": 4, "length": 9}
+    rows, texts, length = (sizes.get(name) or int(rng.integers(1, high)) for name, high in highest.items())
     words = [["ä" * int(rng.integers(0, 30)) for _ in range(texts)] for _ in range(rows)]
     return Request(
         {
@@ -437,6 +442,47 @@ def test_a_server_that_runs_already_is_asked_by_its_url(
         assert status(gone, "embedded", report)["calibrate"] == "stale"
         with pytest.raises(CascadeError, match="model Kernel_v1: "):
             run_stage("calibrate", gone, report)
+
+
+def test_a_ladder_of_adopted_tiers_alone_keeps_its_free_sizes(
+    served: Server, tmp_path: Path, report: Reporter
+) -> None:
+    rng = np.random.default_rng(4)
+    drawn = [draw(rng, rows=30, texts=2, length=5) for _ in range(2)]
+    rows = {name: np.concatenate([one.inputs[name] for one in drawn]) for name in drawn[0].inputs}
+    whole = Request(rows)
+    sources = {
+        "reader": {"triton": "Reader.v2", "inputs": {"TEXT": "text.in"}},
+        "pair": {"triton": "PAIR", "inputs": {"IDS": "ids:0", "KINDS": "kinds:0"}},
+        "half": {"triton": "half", "inputs": {"IMAGE": "image"}, "gives": "probabilities"},
+    }
+    spec = {
+        "name": "trio",
+        "tiers": [{"name": name, "source": source} for name, source in sources.items()],
+        "triton": {"url": served.grpc_url},
+        "data": {"validation": "rows.npz"},
+        "devices": "here.yaml",
+        "serving": {"max_batch_size": 8},
+    }
+    texts = np.array([[part.decode() for part in row] for row in rows["TEXT"]])
+    (tmp_path / "cascade.yaml").write_text(yaml.safe_dump(spec))
+    np.savez(tmp_path / "rows.npz", **{**rows, "TEXT": texts}, target=rng.integers(0, CLASSES, 60))
+    work = Workspace(load_cascade(tmp_path), tmp_path / "build")
+    for stage in ("calibrate", "export"):
+        run_stage(stage, work, report)
+    made = work.load(CALIBRATION_FILE, Calibration, "calibrate")
+    assert {spec.name: (spec.datatype, spec.dims) for spec in made.inputs} == {
+        "TEXT": ("BYTES", (-1,)),
+        "IDS": ("INT64", (-1,)),
+        "KINDS": ("UINT8", (-1,)),
+        "IMAGE": ("FP32", (4,)),
+    }
+    table = load_score_table(work.path(SCORES_FILE))
+    for number, (tier, logits) in enumerate(zip(TIERS, whole.logits(), strict=True)):
+        wanted = apply_head(logits, made.tier(tier).temperature)
+        assert table.label[:, number].tolist() == wanted.label.tolist()
+        np.testing.assert_allclose(table.confidence[:, number], wanted.confidence, atol=1e-5)
+    assert work.load(EXPORTED_FILE, Exported, "export").tiers == ()
 
 
 def test_a_changed_model_makes_the_plan_stale(mixed: Workspace, report: Reporter) -> None:

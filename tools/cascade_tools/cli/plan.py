@@ -165,6 +165,8 @@ def export(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False)
             for t in made.tiers
         ],
     )
+    for tier in work.cascade.adopted:
+        show_line(f"  {tier.name} is adopted: {tier.source.triton} stays as it is")
     if as_json:
         show_json(made.model_dump(mode="json"))
 
