@@ -13,10 +13,12 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from .batch import Batch, Ticket, TierAnswer
+from .local import open_local_tiers
 from .metrics import Family, Metrics
 from .plan import PlanFile
-from .router import Inputs, Router, TierError, join
+from .router import Router, join
 from .shadow import SHADOW_VARIABLE, Shadow
+from .tiers import Inputs, TierError
 
 FINAL = 1
 
@@ -34,6 +36,7 @@ class TritonPythonModel:
         file = os.environ.get(SHADOW_VARIABLE)
         shadow = Shadow(Path(file), self._call_tier, metrics) if file else None
         self._router = Router(plan_file, self._call_tier, self._send, metrics, shadow)
+        self._local = open_local_tiers(self._router.plan, Path(args["model_repository"]).parent)
         gc.freeze()  # what is loaded now stays; no collection has to walk through it again
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -74,6 +77,16 @@ class TritonPythonModel:
         self._router.close()
 
     def _call_tier(self, model: str, inputs: Inputs, probabilities: bool) -> TierAnswer:
+        tier = self._local.get(model)
+        if tier is None:
+            return self._call_server(model, inputs, probabilities)
+        try:
+            answer = tier(inputs, probabilities)
+        except Exception as error:
+            raise TierError(str(error)) from None
+        return answer if self._router.plan.tokens else answer._replace(label=answer.label.ravel())
+
+    def _call_server(self, model: str, inputs: Inputs, probabilities: bool) -> TierAnswer:
         wanted = ["LABEL", "CONFIDENCE", *(["PROBS"] if probabilities else [])]
         response = pb_utils.InferenceRequest(
             model_name=model,
