@@ -26,6 +26,7 @@ from tritonclient.utils import InferenceServerException
 from cascade_tools.artifacts import GearPlan, ScoreTable
 from cascade_tools.planning.evaluate import Question, evaluate
 from cascade_tools.runtime.batch import DEADLINE, DEGRADED, FALLBACK
+from cascade_tools.runtime.counts import counts_path
 from cascade_tools.serving.embedded import Server, embedded_triton
 from cascade_tools.stages.usercode import Rows
 from cascade_tools.store import write_atomically
@@ -53,6 +54,7 @@ from .helpers import (
     with_limits,
     with_policies,
     with_slow_tiers,
+    with_trigger,
 )
 
 MAX_BATCH = 8
@@ -556,6 +558,17 @@ def test_the_gear_follows_the_rate_up_and_down_again(
 # Admission
 
 
+def test_rows_that_wait_for_company_are_answered_as_without_it(
+    server: Server, served: Path, plan: GearPlan, expected: Predicted, pixels: npt.NDArray[np.float32]
+) -> None:
+    parts = np.array_split(np.flatnonzero(expected.clear)[:100], 40)
+    with swapped_plan(server, served, with_trigger(plan, min_queue=MAX_BATCH, max_wait_ms=30.0)):
+        answers = send_at_once(server, [pixels[part] for part in parts])
+        alone = send_at_once(server, [pixels[parts[0]]])  # nobody else comes
+    for part, answer in [*zip(parts, answers, strict=True), (parts[0], alone[0])]:
+        assert_right(answer, expected, part)
+
+
 def test_above_the_limit_rows_are_refused_at_once_and_the_others_answered(
     server: Server,
     served: Path,
@@ -649,6 +662,41 @@ def test_a_killed_middle_tier_degrades_only_the_rows_that_need_it(
         assert settled_metric(own_server, "cascade_tier_broken", tier="linear") == 1
         assert metric(own_server, "cascade_tier_broken", tier="near") == 0
         assert metric(own_server, "cascade_fallback") >= 2
+
+
+def test_several_instances_of_the_router_share_their_limit_and_their_metrics(
+    triton: None,
+    served: Path,
+    plan: GearPlan,
+    expected: Predicted,
+    pixels: npt.NDArray[np.float32],
+    tmp_path: Path,
+) -> None:
+    own = shutil.copytree(served, tmp_path / "served")
+    config = own / MODEL / "config.pbtxt"
+    config.write_text(config.read_text().replace("count: 1", "count: 2"))
+    plan_path(own).write_bytes(to_bytes(with_limits(plan, rows_in_flight=2 * MAX_BATCH)))
+    index = np.flatnonzero(expected.clear)
+    parts = np.array_split(index, 100)
+    with embedded_triton(own, log=tmp_path / "triton.log") as running:
+        assert len(stubs(running, MODEL)) == 2
+        right = 0
+        for _ in range(4):
+            for part, answer in zip(parts, send_at_once(running, [pixels[p] for p in parts]), strict=True):
+                if isinstance(answer, InferenceServerException):
+                    assert f"{2 * MAX_BATCH} rows are in flight" in answer.message()
+                else:
+                    assert_right(answer, expected, part)
+                    right += len(part)
+        total = settled_metric(running, "cascade_answers")
+        refused = metric(running, "cascade_rejected")
+        assert total == right
+        assert total + refused == 4 * len(index)
+        counts = counts_path(running.process.pid, MODEL)
+        assert np.fromfile(counts, np.int64).reshape(-1, 2)[:2, 0].tolist() == [0, 0]
+        both = np.fromfile(counts, np.int64).reshape(-1, 2)[:2, 1]
+        assert both.sum() == 4 * len(index) and both.min() > 0
+    assert not counts.exists()
 
 
 def test_without_the_last_tier_the_best_answer_so_far_is_given(

@@ -459,6 +459,7 @@ class RouterLimits(_Value):
         inline_entry_ms: a first tier that is planned to take longer is not called inside `execute`.
         escalation_threads: calls to later tiers that may be under way at once.
         shadow_share: share of the answered rows that is also shown to the last tier, where a log is kept.
+        router_instances: processes that route; the limits are for all of them together.
     """
 
     rows_in_flight: int = Field(ge=1)
@@ -466,6 +467,7 @@ class RouterLimits(_Value):
     inline_entry_ms: float = Field(default=2.0, ge=0.0)
     escalation_threads: int = Field(default=16, ge=1, le=256)
     shadow_share: float = Field(default=0.01, ge=0.0, le=1.0)
+    router_instances: int = Field(default=1, ge=1, le=64)
 
 
 class GearPlan(Artifact):

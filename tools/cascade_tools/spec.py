@@ -266,6 +266,7 @@ class Serving(_Spec):
         max_batch_size: rows that Triton may join into one batch, for the router and every tier.
         rows_in_flight: rows admitted and unanswered; above it a request is refused at once.
         probabilities: also return PROBS FP32 [classes].
+        router_instances: processes that route; more than one where one core cannot route all requests.
         shadow_share: share of the rows answered before the last tier that it labels, too, for `recalibrate`.
     """
 
@@ -273,6 +274,7 @@ class Serving(_Spec):
     rows_in_flight: int = Field(default=4096, ge=1)
     probabilities: bool = False
     shadow_share: float = Field(default=0.01, ge=0.0, le=1.0)
+    router_instances: int = Field(default=1, ge=1, le=64)
 
     @model_validator(mode="after")
     def _a_batch_can_be_admitted(self) -> Serving:

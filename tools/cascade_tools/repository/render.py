@@ -50,7 +50,11 @@ def render_configs(plan: GearPlan, placement: Placement, target: Target) -> dict
     }
     files = {
         f"{plan.cascade}/config.pbtxt": _render(
-            "triton/router.pbtxt.j2", name=plan.cascade, outputs=[*answer, *route, *probs], **common
+            "triton/router.pbtxt.j2",
+            name=plan.cascade,
+            instances=plan.limits.router_instances,
+            outputs=[*answer, *route, *probs],
+            **common,
         )
     }
     template = {"embedded": "triton/python_tier.pbtxt.j2", "ngc": "triton/onnx_tier.pbtxt.j2"}

@@ -13,6 +13,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from .batch import Batch, Ticket, TierAnswer
+from .counts import open_counts
 from .local import open_local_tiers
 from .metrics import Family, Metrics
 from .plan import PlanFile
@@ -35,7 +36,10 @@ class TritonPythonModel:
         metrics = Metrics(_make_family, {"model": args["model_name"]})
         file = os.environ.get(SHADOW_VARIABLE)
         shadow = Shadow(Path(file), self._call_tier, metrics) if file else None
-        self._router = Router(plan_file, self._call_tier, self._send, metrics, shadow)
+        groups = json.loads(args["model_config"])["instance_group"]
+        instances = sum(int(group["count"]) for group in groups)
+        counts = open_counts(args["model_name"], args["model_instance_name"], instances)
+        self._router = Router(plan_file, self._call_tier, self._send, metrics, shadow, counts)
         self._local = open_local_tiers(self._router.plan, Path(args["model_repository"]).parent)
         gc.freeze()  # what is loaded now stays; no collection has to walk through it again
 

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from . import metrics as m
 from .batch import DEADLINE, DEGRADED, FALLBACK, Batch, RowNumbers, Ticket, TierAnswer
 from .collector import Collector, Held, in_batches
+from .counts import Counts, counts_alone
 from .gears import Gear, Gears
 from .plan import Plan, PlanError, PlanFile, TierInfo
 from .policy import ANSWER, Policy, route
@@ -72,6 +73,7 @@ class Router:
         send: sends the late answer of a ticket; must not raise.
         metrics: where counts go.
         shadow: shows a sample of the answered rows to the last tier; None for none.
+        counts: shared with the other instances of this router; None for the only one.
 
     Raises:
         PlanError: the first plan is missing or illegal.
@@ -84,6 +86,7 @@ class Router:
         send: Callable[[Batch, Ticket], None],
         metrics: m.Metrics,
         shadow: Shadow | None = None,
+        counts: Counts | None = None,
     ) -> None:
         plan = plan_file.poll()
         if plan is None:
@@ -94,7 +97,7 @@ class Router:
         self._metrics = metrics
         self._shadow = shadow
         self._lock = threading.Lock()
-        self._rows_in_flight = 0
+        self._counts = counts or counts_alone()
         self._adopt(plan)
         self._pool = ThreadPoolExecutor(plan.limits.escalation_threads, "escalate")
         self._collector = Collector(self._release)
@@ -111,8 +114,8 @@ class Router:
         """Count rows in; an answer other than "" is the reason of a refusal."""
         with self._lock:
             limit = self._plan.limits.rows_in_flight
-            if self._rows_in_flight + rows <= limit:
-                self._rows_in_flight += rows
+            if self._counts.in_flight + rows <= limit:
+                self._counts.admit(rows)
                 return ""
         self._metrics.add(m.REJECTED, rows)
         return (
@@ -138,10 +141,10 @@ class Router:
         with self._lock:
             plan = self._plan
             # What waited before these rows; a full batch says that more waits in Triton.
-            queue = self._rows_in_flight - rows
+            queue = self._counts.in_flight - rows
             if arrived >= plan.limits.max_batch_size and queue > 0:
                 queue += plan.limits.max_batch_size
-            gear = self._gears.observe(now, arrived, queue, self._tiers.broken)
+            gear = self._gears.observe(now, self._counts.arrive(arrived), queue, self._tiers.broken)
         if rows and gear.info.min_queue > 1:
             self._hold(tickets, inputs, rows, plan, gear)
             return Batch([], plan.tokens), []
@@ -281,7 +284,7 @@ class Router:
             return
         info = ladder[answered_by]
         tier = info.tier
-        if self._rows_in_flight > limits.max_batch_size:
+        if self._counts.in_flight > limits.max_batch_size:
             self._shadow.drop(tier, int(picked.sum()))
             return
         inputs = {name: values[picked] for name, values in group.inputs.items()}
@@ -342,7 +345,7 @@ class Router:
         """Counts of finished requests: rows by answering tier, flags, latency by slowest tier."""
         batch, now = group.batch, time.monotonic()
         with self._lock:
-            self._rows_in_flight -= sum(ticket.rows for ticket in done)
+            self._counts.admit(-sum(ticket.rows for ticket in done))
         names = [info.tier for info in group.plan.ladder]
         for ticket in done:
             if ticket.error or ticket.cancelled:

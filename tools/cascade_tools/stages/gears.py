@@ -90,6 +90,7 @@ def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
                     rows_in_flight=cascade.serving.rows_in_flight,
                     max_batch_size=cascade.serving.max_batch_size,
                     shadow_share=cascade.serving.shadow_share,
+                    router_instances=cascade.serving.router_instances,
                 ),
                 cost_unit=policy.cost_unit,
             ),
