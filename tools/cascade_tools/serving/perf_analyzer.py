@@ -69,7 +69,8 @@ def find_perf_analyzer() -> Path:
             return Path(path)
     if _placeholder_is_installed():
         raise EnvironmentLacks(
-            f"perf_analyzer: the installed package perf-analyzer {PLACEHOLDER} is a placeholder without a program", HINT
+            f"perf_analyzer: the installed package perf-analyzer {PLACEHOLDER} is a placeholder without a program",
+            HINT,
         )
     raise EnvironmentLacks("perf_analyzer: not found", HINT)
 
