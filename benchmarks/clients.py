@@ -1,4 +1,4 @@
-"""The loads that perf_analyzer cannot send, from a process of their own: `python -m benchmarks.clients JOB.json`.
+"""The loads that perf_analyzer cannot send, from a process of their own (`python -m benchmarks.clients JOB`).
 
 cascade_in_client   a closed loop of clients that hold the policy themselves and ask tier after tier
 open_loop           requests at fixed times, whether or not the ones before are answered

@@ -1,13 +1,14 @@
 """The ladders of `benchmarks.router`, each with every router in one repository.
 
 demo     the built digits cascade, its plan and its test rows
-wide     random nets of 334, 26 thousand and 50 million parameters on 16 numbers; 30 % of the rows leave the first,
-         10 % reach the last
+wide     random nets of 334, 26 thousand and 50 million parameters on 16 numbers; 30 % of the rows leave the
+         first, 10 % reach the last
 trivial  graphs of a few operators that read their answers off the row; the same shares
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -257,7 +258,7 @@ def _net(widths: tuple[int, ...], rng: np.random.Generator) -> bytes:
     """A random net whose logits have a spread of about 2, with softmax confidence."""
     nodes, weights = [], []
     last = INPUT
-    for number, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
+    for number, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
         final = number == len(widths) - 2
         scale = np.float32((2.0 if final else np.sqrt(2.0)) / np.sqrt(fan_in))
         matrix = rng.standard_normal((fan_in, fan_out), np.float32) * scale

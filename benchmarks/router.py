@@ -19,13 +19,17 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import psutil
+import tritonclient.grpc as triton_grpc
 
 from benchmarks.clients import Step, cascade_in_client, open_loop
 from benchmarks.ladders import LADDERS, Arrays, Ladder
@@ -34,7 +38,6 @@ from cascade_tools.machine.facts import machine
 from cascade_tools.repository import place
 from cascade_tools.serving.awake import awake_cores
 from cascade_tools.serving.embedded import Server, embedded_triton
-from cascade_tools.serving.load import run_load
 from cascade_tools.serving.perf_analyzer import PerfResult, find_perf_analyzer, run_perf_analyzer
 
 ROUTERS = ("cascade", "sequential", "sequential8", "mask_ensemble", "client_side", "giant")
@@ -42,7 +45,9 @@ CLIENTS = (1, 8, 32)
 BOUND_CLIENTS = 32
 HARD_SHARES = (0.05, 0.20, 0.40)
 LOAD_SHARE = 0.4  # of the capacity at the largest hard share
-CHECKED_ROWS = 400
+CHECKED_ROWS, CHECKED_LAST_ROWS = 300, 50
+CHECK_TIMEOUT_S = 30.0
+NO_MODEL_OF_THEIR_OWN = ("client_side", "giant")  # they are the tiers, which are checked in any case
 SEED = 0
 OUT = Path("build/benchmarks/router.json")
 REPOSITORIES = Path("build/benchmarks/router")
@@ -58,7 +63,7 @@ class Effort:
     open_s: float
 
 
-FULL = Effort(window_s=1.0, passes=2, turns=5, open_s=10.0)
+FULL = Effort(window_s=0.7, passes=3, turns=5, open_s=8.0)
 QUICK = Effort(window_s=0.5, passes=1, turns=3, open_s=4.0)
 
 
@@ -96,40 +101,29 @@ class Bench:
         return PerfResult(clients, found.throughput_rps, p50, p90, p95, p99)
 
     def check(self, routers: Sequence[str]) -> None:
-        """See that every router gives every row the answer of the policy.
+        """See that every router, and every tier, gives the answers of the policy.
 
         Raises:
-            CheckFailed: a router answers differently; nothing is measured then.
+            CheckFailed: one answers differently; nothing is measured then.
         """
         ladder = self.ladder
         last = np.flatnonzero(ladder.answered == len(ladder.models) - 1)
-        picked = np.union1d(self.order[:CHECKED_ROWS], last[:50])
-        rows = ladder.take(picked)
-        for router in routers:
-            if router in ("client_side", "giant"):  # the tiers themselves, which the others are built on
-                continue
-            found = run_load(
-                self.server.grpc_url, self.model[router], rows, ladder.datatypes, 8, ("LABEL", "TIER")
-            ).outputs
-            tiers = np.asarray(ladder.tiers)[ladder.answered[picked]]
-            wrong = int(((found["LABEL"] != ladder.label[picked]) | (found["TIER"] != tiers)).sum())
-            if wrong:
-                raise CheckFailed(
-                    f"{ladder.name}/{router}: {wrong} of {len(picked)} answers are not those of the policy"
-                )
+        picked = np.union1d(self.order[:CHECKED_ROWS], last[:CHECKED_LAST_ROWS])
+        checks = [(self.model[router], picked) for router in routers if router not in NO_MODEL_OF_THEIR_OWN]
+        checks += [(m, picked[ladder.answered[picked] == level]) for level, m in enumerate(ladder.models)]
+        for model, mine in checks:
+            expected = [ladder.label[mine], np.asarray(ladder.tiers)[ladder.answered[mine]]]
+            outputs = ("LABEL",) if model in ladder.models else ("LABEL", "TIER")
+            found = ask_all(self.server.grpc_url, model, ladder, mine, outputs)
+            wrong = (found != np.stack(expected[: len(outputs)], axis=1)).any(axis=1)
+            if wrong.any():
+                count = f"{int(wrong.sum())} of {len(mine)} answers"
+                raise CheckFailed(f"{ladder.name}: {count} of {model} are not the policy's")
 
-    def tier_cost_s(self) -> list[float]:
-        """c_i: core seconds per row of tier i, called directly with the rows that reach it."""
-        cores = psutil.cpu_count() or 1
-        costs = []
-        for level, model in enumerate(self.ladder.models):
-            mine = self.order[self.ladder.reached[self.order, level]]
-            rates = [
-                self.perf(model, self.ladder.take(mine), BOUND_CLIENTS).throughput_rps
-                for _ in range(self.effort.passes)
-            ]
-            costs.append(cores / statistics.median(rates))
-        return costs
+    def tier_rate_rps(self, level: int) -> PerfResult:
+        """One run of a tier called directly with the rows that reach it, at 32 clients."""
+        mine = self.order[self.ladder.reached[self.order, level]]
+        return self.perf(self.ladder.models[level], self.ladder.take(mine), BOUND_CLIENTS)
 
     def bound_rps(self, costs: Sequence[float]) -> float:
         """Rows per second if nothing but the direct calls cost anything."""
@@ -138,7 +132,7 @@ class Bench:
         return cores / sum(share * cost for share, cost in zip(reach, costs, strict=True))
 
     def extra_ms(self, routers: Sequence[str]) -> dict[str, float]:
-        """Median of easy rows at one client: the first tier called directly, and through routers, in turns."""
+        """Median of easy rows at one client: the first tier called directly and through routers, in turns."""
         rows = self.ladder.take(self.order[self.ladder.easy[self.order]])
         models = {"direct": self.ladder.models[0], **{router: self.model[router] for router in routers}}
         medians: dict[str, list[float]] = {name: [] for name in models}
@@ -184,6 +178,27 @@ class Bench:
         return rng.permutation(np.concatenate(picked))
 
 
+def ask_all(
+    url: str, model: str, ladder: Ladder, index: Any, outputs: Sequence[str]
+) -> npt.NDArray[np.int64]:
+    """One request per row, eight at a time: [rows, outputs]."""
+    wanted = [triton_grpc.InferRequestedOutput(name) for name in outputs]
+    rows = ladder.take(index)
+
+    def ask(row: int) -> list[int]:
+        tensors = []
+        for name, values in rows.items():
+            tensor = triton_grpc.InferInput(name, [1, *values.shape[1:]], ladder.datatypes[name])
+            tensor.set_data_from_numpy(values[row : row + 1])
+            tensors.append(tensor)
+        answer = client.infer(model, tensors, outputs=wanted, client_timeout=CHECK_TIMEOUT_S)
+        return [int(answer.as_numpy(name)[0, 0]) for name in outputs]
+
+    with triton_grpc.InferenceServerClient(url) as client, ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(len(index))))
+    return np.asarray(answers, np.int64).reshape(len(index), len(outputs))
+
+
 @contextmanager
 def served(ladder: Ladder) -> Iterator[Server]:
     """The ladder's repository on the embedded Triton."""
@@ -207,53 +222,86 @@ def run_ladder(
         "instances_per_tier": 1,
     }
     if "table" in parts:
-        _say(f"{name}: tiers called directly")
-        costs = bench.tier_cost_s()
-        bound = bench.bound_rps(costs)
-        content |= {"tier_cost_ms": [1000.0 * cost for cost in costs], "bound_rps": bound}
-        content["rows"] = _rows(bench, routers, clients, bound)
+        content |= _table(bench, routers, clients)
     of_interest = [r for r in ("cascade", "sequential") if r in routers]
     if "extra" in parts and of_interest:
-        content["extra_ms"] = []
-        for awake in (False, True):
-            _say(f"{name}: easy rows at 1 client, cores {'kept awake' if awake else 'left alone'}")
-            with awake_cores() if awake else nullcontext():
-                medians = bench.extra_ms(of_interest)
-            content["extra_ms"].append(
-                {"cores_kept_awake": awake, "direct_p50_ms": medians["direct"]}
-                | {f"{r}_p50_ms": medians[r] for r in of_interest}
-                | {f"{r}_extra_ms": medians[r] - medians["direct"] for r in of_interest}
-            )
+        content["extra_ms"] = [_extra(bench, of_interest, awake=awake) for awake in (False, True)]
     if "hard" in parts and "cascade" in routers and name != "trivial":
         _say(f"{name}: easy rows while the hard share grows")
         content["easy_rows"] = bench.hard_shares()
     return content
 
 
-def _rows(
-    bench: Bench, routers: Sequence[str], clients: Sequence[int], bound_rps: float
-) -> list[dict[str, Any]]:
+def _extra(bench: Bench, routers: Sequence[str], *, awake: bool) -> dict[str, Any]:
+    _say(f"{bench.ladder.name}: easy rows at 1 client, cores {_told(awake)}")
+    with awake_cores() if awake else nullcontext():
+        medians = bench.extra_ms(routers)
+    return (
+        {"cores_kept_awake": awake, "direct_p50_ms": medians["direct"]}
+        | {f"{router}_p50_ms": medians[router] for router in routers}
+        | {f"{router}_extra_ms": medians[router] - medians["direct"] for router in routers}
+    )
+
+
+def _table(bench: Bench, routers: Sequence[str], clients: Sequence[int]) -> dict[str, Any]:
+    """All routers at all numbers of clients in turns, and the direct calls behind the bound with them."""
+    tiers = {f"tier {model}": level for level, model in enumerate(bench.ladder.models)}
+    modes = [(count, False) for count in clients] + [(count, True) for count in clients if count == 1]
+    found: dict[tuple[int, bool, str], list[PerfResult]] = {}
+    stolen: dict[tuple[int, bool, str], list[float]] = {}
+    if BOUND_CLIENTS not in clients:
+        modes.append((BOUND_CLIENTS, False))
+    for number in range(bench.effort.passes):
+        for count, awake in modes:
+            names = [*(routers if count in clients else ()), *(tiers if count == BOUND_CLIENTS else ())]
+            # Another order in every pass, so that no router always follows the same one.
+            names = names[::-1] if number % 2 else names[2 * number :] + names[: 2 * number]
+            with awake_cores() if awake else nullcontext():
+                for name in names:
+                    where = f"{bench.ladder.name}: {count} clients, cores {_told(awake)}"
+                    _say(f"{where}, pass {number + 1}: {name}")
+                    before = psutil.cpu_times()
+                    one = bench.tier_rate_rps(tiers[name]) if name in tiers else bench.measure(name, count)
+                    found.setdefault((count, awake, name), []).append(one)
+                    stolen.setdefault((count, awake, name), []).append(_stolen_share(before))
+    cores = psutil.cpu_count() or 1
+    costs = [
+        cores / statistics.median(r.throughput_rps for r in found[BOUND_CLIENTS, False, name])
+        for name in tiers
+    ]
+    bound = bench.bound_rps(costs)
     rows = []
-    for count in clients:
-        found: dict[str, list[PerfResult]] = {router: [] for router in routers}
-        for number in range(bench.effort.passes):
-            for router in routers if number % 2 == 0 else routers[::-1]:
-                _say(f"{bench.ladder.name}: {count} clients, pass {number + 1}: {router}")
-                found[router].append(bench.measure(router, count))
-        for router, results in found.items():
-            rows.append(
-                {
-                    "ladder": bench.ladder.name,
-                    "router": router,
-                    "clients": count,
-                    "throughput_rps": statistics.median(r.throughput_rps for r in results),
-                    "p50_ms": statistics.median(r.p50_ms for r in results),
-                    "p99_ms": statistics.median(r.p99_ms for r in results),
-                    "bound_rps": bound_rps,
-                    "generator": "asyncio" if router == "client_side" else "perf_analyzer",
-                }
-            )
-    return rows
+    for count, router in product(clients, routers):
+        results = found[count, False, router]
+        row = {
+            "ladder": bench.ladder.name,
+            "router": router,
+            "clients": count,
+            "throughput_rps": statistics.median(r.throughput_rps for r in results),
+            "p50_ms": statistics.median(r.p50_ms for r in results),
+            "p99_ms": statistics.median(r.p99_ms for r in results),
+            "bound_rps": bound,
+            "generator": "asyncio" if router == "client_side" else "perf_analyzer",
+            "throughput_rps_by_pass": [r.throughput_rps for r in results],
+            "stolen_share_by_pass": stolen[count, False, router],
+        }
+        if (count, True, router) in found:
+            kept = found[count, True, router]
+            row["awake_p50_ms"] = statistics.median(r.p50_ms for r in kept)
+            row["awake_p99_ms"] = statistics.median(r.p99_ms for r in kept)
+        rows.append(row)
+    return {"tier_cost_ms": [1000.0 * cost for cost in costs], "bound_rps": bound, "rows": rows}
+
+
+def _stolen_share(before: Any) -> float:
+    """Share of the cores' time that the host of a virtual machine kept for itself since then."""
+    spent = [now - then for now, then in zip(psutil.cpu_times(), before, strict=True)]
+    steal = getattr(psutil.cpu_times(), "steal", 0.0) - getattr(before, "steal", 0.0)
+    return float(steal / sum(spent)) if sum(spent) else 0.0
+
+
+def _told(awake: bool) -> str:
+    return "kept awake" if awake else "left alone"
 
 
 def show(name: str, content: dict[str, Any]) -> None:
@@ -262,19 +310,21 @@ def show(name: str, content: dict[str, Any]) -> None:
     print(f"\n{name}: {' > '.join(content['models'])}; reach {shares}; gear: {content['gear']}")
     if "rows" in content:
         costs = ", ".join(f"{cost:.3f}" for cost in content["tier_cost_ms"])
+        print(f"  core ms per row of each tier, called directly: {costs}; bound {content['bound_rps']:.0f}/s")
         print(
-            f"  core ms per row of each tier called directly: {costs}; bound {content['bound_rps']:.0f} rows/s"
+            "  clients  router          requests/s   p50 ms   p99 ms   of bound   to sequential   p50 awake"
         )
-        print("  clients  router          requests/s   p50 ms   p99 ms   of bound   to sequential")
         base = {r["clients"]: r["throughput_rps"] for r in content["rows"] if r["router"] == "sequential"}
         for row in content["rows"]:
-            ratio = f"{row['throughput_rps'] / base[row['clients']]:12.2f}x" if row["clients"] in base else ""
+            rate, count = row["throughput_rps"], row["clients"]
+            ratio = f"{rate / base[count]:.2f}x" if count in base else ""
+            awake = f"{row['awake_p50_ms']:.2f}" if "awake_p50_ms" in row else ""
             print(
-                f"  {row['clients']:7}  {row['router']:14}  {row['throughput_rps']:10.1f} {row['p50_ms']:8.2f} "
-                f"{row['p99_ms']:8.2f} {row['throughput_rps'] / row['bound_rps']:10.2f} {ratio}"
+                f"  {count:7}  {row['router']:14}  {rate:10.1f} {row['p50_ms']:8.2f} {row['p99_ms']:8.2f} "
+                f"{rate / row['bound_rps']:10.2f} {ratio:>15} {awake:>11}"
             )
     for row in content.get("extra_ms", []):
-        awake = "kept awake" if row["cores_kept_awake"] else "left alone"
+        awake = _told(row["cores_kept_awake"])
         told = ", ".join(
             f"{key.removesuffix('_p50_ms')} {value:.3f} (+{row[key.replace('p50', 'extra')]:.3f})"
             for key, value in row.items()

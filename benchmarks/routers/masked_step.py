@@ -1,7 +1,7 @@
 """One step of a cascade that is a Triton ensemble: it always runs, and a mask says for which rows it counts.
 
-The mask is the tensor GOAL: the step that each row goes to next, -1 once it is answered. A step runs its graph
-on the rows of its batch that are its own, and hands all other rows' answers on as they came.
+The mask is the tensor GOAL: the step that each row goes to next, -1 once it is answered. A step runs its
+graph on the rows of its batch that are its own, and hands all other rows' answers on as they came.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STATE = (("LABEL", np.int64), ("CONFIDENCE", np.float32), ("TIER", np.int32), ("
 
 
 class TritonPythonModel:
-    """Inputs: the row and, but for the first step, the state so far as IN_LABEL and so on; outputs: the state."""
+    """Inputs: the row and, after the first step, the state as IN_LABEL and so on; outputs: the state."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Open the graph of the tier that this step stands for."""

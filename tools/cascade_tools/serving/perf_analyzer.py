@@ -32,8 +32,8 @@ HINT = "run `scripts/perf-analyzer` of the project, which puts it into build/too
 PLACEHOLDER = "0.1.0"
 COMMAND_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 60.0
-# The three windows whose mean is reported; a run is over when their figures agree within this percentage. So wide
-# that the first three do: on a shared machine a narrower one prints nothing.
+# Three windows are reported once they agree within this percentage. So wide that the first three do: on a
+# shared machine a narrower one ends with no figures at all.
 WINDOWS = 3
 STABILITY_PERCENT = 100_000
 MICROSECONDS = 1000.0
@@ -69,7 +69,7 @@ def find_perf_analyzer() -> Path:
             return Path(path)
     if _placeholder_is_installed():
         raise EnvironmentLacks(
-            f"perf_analyzer: the installed package perf-analyzer {PLACEHOLDER} is a placeholder without a program",
+            f"perf_analyzer: the installed perf-analyzer {PLACEHOLDER} is a placeholder without a program",
             HINT,
         )
     raise EnvironmentLacks("perf_analyzer: not found", HINT)
