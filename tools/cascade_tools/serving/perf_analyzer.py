@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_tools.errors import CascadeError, EnvironmentLacks, UsageError
+from cascade_tools.repository.render import VERSION
 from cascade_tools.store import DEFAULT_BUILD
 
 VARIABLE = "PERF_ANALYZER"
@@ -93,7 +94,7 @@ def run_perf_analyzer(
         inputs: name -> [rows, ...]; sent in turns, from the first again after the last.
         clients: requests that are under way at any time.
         window_s: length of one window; at least one request must end in each.
-        composing: the models that `model` itself calls.
+        composing: the models that `model` itself calls; each must have been asked before.
 
     Raises:
         CascadeError: a request failed, or nothing was measured; perf_analyzer's own words are shown.
@@ -112,7 +113,9 @@ def run_perf_analyzer(
         for name, values in inputs.items():
             command += ["--shape", f"{name}:{','.join(map(str, values.shape[1:]))}"]
         if composing:
-            command += ["--bls-composing-models", ",".join(composing)]
+            # Without a version it fails as soon as one of them is not called within a window.
+            named = ",".join(f"{composed}:{VERSION}" for composed in composing)
+            command += ["--bls-composing-models", named]
         timeout_s = START_TIMEOUT_S + 4 * WINDOWS * window_s
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, cwd=folder)
