@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
     "runtime": {"runtime"},
-    "backends": set(),
+    "backends": {"backends"},
     "starter": set(),
     "resources": FOUNDATION,
     "spec": FOUNDATION,

@@ -18,7 +18,7 @@ def ticket(rows: int, name: object = None) -> Ticket:
 
 
 def batch_of(*sizes: int) -> Batch:
-    return Batch([ticket(rows, number) for number, rows in enumerate(sizes)], 0.0)
+    return Batch([ticket(rows, number) for number, rows in enumerate(sizes)])
 
 
 def rows(*numbers: int) -> Array:
@@ -43,7 +43,7 @@ def test_tickets_own_consecutive_rows() -> None:
 
 
 def test_a_batch_of_no_tickets_has_no_rows() -> None:
-    batch = Batch([], 0.0)
+    batch = Batch([])
     assert batch.rows == 0
     assert batch.settle(rows()) == []
 

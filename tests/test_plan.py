@@ -63,6 +63,12 @@ def test_a_policy_may_skip_a_tier_and_repeat_a_cut() -> None:
 
 
 POLICY = "gears[0].policy"
+
+
+def fall_back(content: Json, without: list[str], **gear: float) -> None:
+    content["fallbacks"] = [{"without": without, "gears": [{**content["gears"][0], **gear}]}]
+
+
 BROKEN: list[tuple[Change, str]] = [
     (lambda c: c.update(kind="policy"), "kind, format: expected gear_plan, 1"),
     (lambda c: c.update(format=2), "kind, format: expected gear_plan, 1"),
@@ -85,8 +91,8 @@ BROKEN: list[tuple[Change, str]] = [
         f"{POLICY}.tiers: must be in the order of the ladder",
     ),
     (
-        lambda c: c["gears"][0].update(min_queue=2),
-        "gears[0].min_queue: this router does not hold its first tier back",
+        lambda c: c["gears"][0].update(min_queue=0),
+        "gears[0].min_queue: must be a number of at least 1",
     ),
     (
         lambda c: policy(c).update(tiers=[], routes=[]),
@@ -203,6 +209,12 @@ BROKEN: list[tuple[Change, str]] = [
             ("window_ms", 1, math.inf),
         )
     ],
+    (lambda c: c["gears"][0].update(min_queue=1.5), "gears[0].min_queue: must be a whole number"),
+    (lambda c: c["gears"][0].update(max_wait_ms=math.nan), "gears[0].max_wait_ms: must be a number"),
+    (lambda c: fall_back(c, []), "fallbacks[0].without: must be tiers of the ladder"),
+    (lambda c: fall_back(c, ["large"]), "fallbacks[0].without: must be tiers of the ladder"),
+    (lambda c: fall_back(c, ["base"]), "fallbacks[0].gears[0].policy.tiers: has a tier that it does"),
+    (lambda c: fall_back(c, ["base"], up_to_rps=1.0), "fallbacks[0].gears: needs at least one"),
     (lambda c: policy(c).pop("routes"), "routes: missing"),
     (lambda c: policy(c).pop("tiers"), "tiers: missing"),
     (lambda c: first_route(c).pop("cuts"), "cuts: missing"),

@@ -192,7 +192,8 @@ def test_the_runtime_is_copied_for_the_router() -> None:
 
 def test_only_the_embedded_server_needs_code_for_its_tiers() -> None:
     more = set(code_files(gear_plan(), "embedded")) - set(code_files(gear_plan(), "ngc"))
-    assert more == {"digits_tiny/1/model.py", "digits_giant/1/model.py"}
+    tiers = {f"digits_{tier}/1/{name}.py" for tier in ("tiny", "giant") for name in ("model", "onnx_session")}
+    assert more == {*tiers, "digits/1/onnx_session.py"}
 
 
 OLD: place.Files = {"a/config.pbtxt": b"old", "a/1/model.onnx": b"weights"}

@@ -22,7 +22,8 @@ from cascade_tools.runtime.batch import DEADLINE, DEGRADED, Batch, Ticket, TierA
 from cascade_tools.runtime.metrics import Family, Metrics
 from cascade_tools.runtime.plan import PlanError, PlanFile, TierInfo
 from cascade_tools.runtime.policy import ANSWER
-from cascade_tools.runtime.router import CANCEL_CHECK_MS, Inputs, Router, TierError, join
+from cascade_tools.runtime.router import CANCEL_CHECK_MS, Router, join
+from cascade_tools.runtime.tiers import Inputs, TierError
 from tests.helpers import Array, Json, changed, gear_entry, plan_content, route_entry
 
 TIERS = ("tiny", "base", "giant")

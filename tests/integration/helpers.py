@@ -21,7 +21,7 @@ import psutil
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 
-from cascade_tools.artifacts import GearPlan, PolicyTable, Route
+from cascade_tools.artifacts import FallbackGears, GearPlan, PolicyTable, Route
 from cascade_tools.runtime.plan import parse_policy
 from cascade_tools.runtime.policy import ANSWER, route
 from cascade_tools.serving.embedded import SHARED_MEMORY, Server
@@ -131,6 +131,18 @@ def with_policies(plan: GearPlan, *policies: tuple[PolicyTable, float | None]) -
         plan.gears[0].model_copy(update={"policy": policy, "up_to_rps": rate}) for policy, rate in policies
     )
     return plan.model_copy(update={"gears": gears})
+
+
+def with_fallback(plan: GearPlan, tier: str, policy: PolicyTable) -> GearPlan:
+    """The plan with one gear for the loss of a tier, and none for any other."""
+    gear = plan.gears[0].model_copy(update={"policy": policy, "up_to_rps": None})
+    return plan.model_copy(update={"fallbacks": (FallbackGears(without=(tier,), gears=(gear,)),)})
+
+
+def with_trigger(plan: GearPlan, min_queue: int, max_wait_ms: float) -> GearPlan:
+    """The plan with gears that hold their first tier back."""
+    update = {"min_queue": min_queue, "max_wait_ms": max_wait_ms}
+    return plan.model_copy(update={"gears": tuple(gear.model_copy(update=update) for gear in plan.gears)})
 
 
 def with_limits(plan: GearPlan, **limits: float) -> GearPlan:

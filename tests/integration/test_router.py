@@ -25,7 +25,8 @@ from tritonclient.utils import InferenceServerException
 
 from cascade_tools.artifacts import GearPlan, ScoreTable
 from cascade_tools.planning.evaluate import Question, evaluate
-from cascade_tools.runtime.batch import DEADLINE, DEGRADED
+from cascade_tools.runtime.batch import DEADLINE, DEGRADED, FALLBACK
+from cascade_tools.runtime.counts import counts_path
 from cascade_tools.serving.embedded import Server, embedded_triton
 from cascade_tools.stages.usercode import Rows
 from cascade_tools.store import write_atomically
@@ -49,9 +50,11 @@ from .helpers import (
     swapped_plan,
     to_bytes,
     wait_until,
+    with_fallback,
     with_limits,
     with_policies,
     with_slow_tiers,
+    with_trigger,
 )
 
 MAX_BATCH = 8
@@ -367,6 +370,38 @@ def test_a_deadline_of_the_wall_clock_that_has_passed_takes_the_first_answer(
 # Metrics
 
 
+def test_cheap_tiers_run_in_the_routers_own_process(
+    server: Server, client: Client, expected: Predicted, pixels: npt.NDArray[np.float32]
+) -> None:
+    with triton_grpc.InferenceServerClient(server.grpc_url) as other:
+
+        def calls() -> list[int]:
+            found = [other.get_inference_statistics(f"{MODEL}_{tier}", as_json=True) for tier in TIERS]
+            return [int(s["model_stats"][0].get("inference_count", 0)) for s in found]
+
+        before = calls()
+        index = np.flatnonzero(expected.clear)[:64]
+        answers = [client.ask(pixels[i : i + 1]) for i in index]
+        assert_right(
+            {name: np.concatenate([a[name] for a in answers]) for name in answers[0]}, expected, index
+        )
+        assert calls() == before
+
+
+def test_where_the_router_has_no_onnx_runtime_every_tier_is_asked_through_the_server(
+    own_server: Server, expected: Predicted, pixels: npt.NDArray[np.float32]
+) -> None:
+    index = np.flatnonzero(expected.clear)[:64]
+    with Client(own_server, "grpc") as client:
+        answers = [client.ask(pixels[i : i + 1]) for i in index]
+    joined = {name: np.concatenate([a[name] for a in answers]) for name in answers[0]}
+    assert_right(joined, expected, index)
+    with triton_grpc.InferenceServerClient(own_server.grpc_url) as other:
+        for tier, name in enumerate(TIERS):
+            stats = other.get_inference_statistics(f"{MODEL}_{name}", as_json=True)["model_stats"][0]
+            assert int(stats["inference_count"]) >= (expected.tier[index] == tier).sum() > 0
+
+
 def test_metrics_count_every_row_once(
     server: Server, client: Client, expected: Predicted, pixels: npt.NDArray[np.float32]
 ) -> None:
@@ -523,6 +558,17 @@ def test_the_gear_follows_the_rate_up_and_down_again(
 # Admission
 
 
+def test_rows_that_wait_for_company_are_answered_as_without_it(
+    server: Server, served: Path, plan: GearPlan, expected: Predicted, pixels: npt.NDArray[np.float32]
+) -> None:
+    parts = np.array_split(np.flatnonzero(expected.clear)[:100], 40)
+    with swapped_plan(server, served, with_trigger(plan, min_queue=MAX_BATCH, max_wait_ms=30.0)):
+        answers = send_at_once(server, [pixels[part] for part in parts])
+        alone = send_at_once(server, [pixels[parts[0]]])  # nobody else comes
+    for part, answer in [*zip(parts, answers, strict=True), (parts[0], alone[0])]:
+        assert_right(answer, expected, part)
+
+
 def test_above_the_limit_rows_are_refused_at_once_and_the_others_answered(
     server: Server,
     served: Path,
@@ -557,9 +603,10 @@ def test_above_the_limit_rows_are_refused_at_once_and_the_others_answered(
 
 @pytest.fixture
 def own_server(triton: None, served: Path, plan: GearPlan, tmp_path: Path) -> Iterator[Server]:
-    """A server of the test's own, to be broken."""
+    """A server of the test's own, to be broken; all its tiers are asked through the server."""
     own = shutil.copytree(served, tmp_path / "served")
-    plan_path(own).write_bytes(to_bytes(plan))
+    plan_path(own).write_bytes(to_bytes(with_fallback(plan, "linear", alone("near"))))
+    (own / MODEL / "1" / "onnx_session.py").unlink()
     with embedded_triton(own, log=tmp_path / "triton.log") as running:
         yield running
         # This Triton waits its whole exit timeout for a process that was killed; no test needs that.
@@ -607,6 +654,49 @@ def test_a_killed_middle_tier_degrades_only_the_rows_that_need_it(
         np.testing.assert_array_equal(answer["TIER"], [0, 2])
         np.testing.assert_array_equal(answer["FLAGS"], [0, DEGRADED])
         np.testing.assert_array_equal(answer["LABEL"], expected.tier_label[index, [0, 2]])
+        # It keeps failing, so it is left alone and the plan's routes without it serve.
+        wait_until(lambda: set(client.ask(pixels[index])["FLAGS"]) == {FALLBACK}, "the fallback gear serves")
+        answer = client.ask(pixels[index])
+        np.testing.assert_array_equal(answer["TIER"], [0, 0])
+        np.testing.assert_array_equal(answer["LABEL"], expected.tier_label[index, [0, 0]])
+        assert settled_metric(own_server, "cascade_tier_broken", tier="linear") == 1
+        assert metric(own_server, "cascade_tier_broken", tier="near") == 0
+        assert metric(own_server, "cascade_fallback") >= 2
+
+
+def test_several_instances_of_the_router_share_their_limit_and_their_metrics(
+    triton: None,
+    served: Path,
+    plan: GearPlan,
+    expected: Predicted,
+    pixels: npt.NDArray[np.float32],
+    tmp_path: Path,
+) -> None:
+    own = shutil.copytree(served, tmp_path / "served")
+    config = own / MODEL / "config.pbtxt"
+    config.write_text(config.read_text().replace("count: 1", "count: 2"))
+    plan_path(own).write_bytes(to_bytes(with_limits(plan, rows_in_flight=2 * MAX_BATCH)))
+    index = np.flatnonzero(expected.clear)
+    parts = np.array_split(index, 100)
+    with embedded_triton(own, log=tmp_path / "triton.log") as running:
+        assert len(stubs(running, MODEL)) == 2
+        right = 0
+        for _ in range(4):
+            for part, answer in zip(parts, send_at_once(running, [pixels[p] for p in parts]), strict=True):
+                if isinstance(answer, InferenceServerException):
+                    assert f"{2 * MAX_BATCH} rows are in flight" in answer.message()
+                else:
+                    assert_right(answer, expected, part)
+                    right += len(part)
+        total = settled_metric(running, "cascade_answers")
+        refused = metric(running, "cascade_rejected")
+        assert total == right
+        assert total + refused == 4 * len(index)
+        counts = counts_path(running.process.pid, MODEL)
+        assert np.fromfile(counts, np.int64).reshape(-1, 2)[:2, 0].tolist() == [0, 0]
+        both = np.fromfile(counts, np.int64).reshape(-1, 2)[:2, 1]
+        assert both.sum() == 4 * len(index) and both.min() > 0
+    assert not counts.exists()
 
 
 def test_without_the_last_tier_the_best_answer_so_far_is_given(

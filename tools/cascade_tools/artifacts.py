@@ -475,7 +475,12 @@ class LadderTier(_Value):
 
 
 class Gear(_Value):
-    """One policy and the arrival rates that it serves; the last gear has no upper rate."""
+    """One policy and the arrival rates that it serves; the last gear has no upper rate.
+
+    Attributes:
+        min_queue: rows for which the first tier waits; 1 for none (CascadeServe's batch trigger).
+        max_wait_ms: how long it waits for them at most.
+    """
 
     up_to_rps: float | None
     policy: PolicyTable
@@ -483,6 +488,13 @@ class Gear(_Value):
     max_wait_ms: float = Field(ge=0.0)
     predicted_accuracy: float
     predicted_cost: float
+
+
+class FallbackGears(_Value):
+    """What serves while the tiers of `without` are broken; nothing is promised of it."""
+
+    without: tuple[str, ...]
+    gears: tuple[Gear, ...]
 
 
 class Hysteresis(_Value):
@@ -501,6 +513,7 @@ class RouterLimits(_Value):
         inline_entry_ms: a first tier that is planned to take longer is not called inside `execute`.
         escalation_threads: calls to later tiers that may be under way at once.
         shadow_share: share of the answered rows that is also shown to the last tier, where a log is kept.
+        router_instances: processes that route; the limits are for all of them together.
     """
 
     rows_in_flight: int = Field(ge=1)
@@ -508,6 +521,7 @@ class RouterLimits(_Value):
     inline_entry_ms: float = Field(default=2.0, ge=0.0)
     escalation_threads: int = Field(default=16, ge=1, le=256)
     shadow_share: float = Field(default=0.01, ge=0.0, le=1.0)
+    router_instances: int = Field(default=1, ge=1, le=64)
 
 
 class GearPlan(Artifact):
@@ -520,6 +534,7 @@ class GearPlan(Artifact):
     probabilities: bool
     ladder: tuple[LadderTier, ...]
     gears: tuple[Gear, ...]
+    fallbacks: tuple[FallbackGears, ...] = ()
     hysteresis: Hysteresis
     limits: RouterLimits
     cost_unit: str
@@ -549,8 +564,9 @@ class ServedScore(_Value):
         accuracy: over all test rows.
         latency_mean_ms: at 1 client.
         throughput_rps: at `Score.clients` clients.
-        cpu_ms_per_request: CPU time of the tier processes over requests, at `Score.clients` clients.
-        router_cpu_ms_per_request: of the router's process; None where there is none.
+        cpu_ms_per_request: CPU time of the tiers' and the router's processes over requests, at
+            `Score.clients` clients.
+        router_cpu_ms_per_request: the router's share of it; None where there is none.
         server_cpu_ms_per_request: of tritonserver itself.
         client_cpu_ms_per_request: of the sending process.
         energy_j: per request; modelled from the CPU time of all server processes, or measured for the

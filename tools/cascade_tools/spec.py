@@ -292,6 +292,24 @@ class Devices(_Spec):
         return self
 
 
+class BatchTrigger(_Spec):
+    """Rows of several requests wait for each other before the first tier, for larger batches.
+
+    Attributes:
+        min_queue: rows that are waited for; 1 for none.
+        max_wait_ms: how long at most.
+    """
+
+    min_queue: int = Field(default=1, ge=1, le=4096)
+    max_wait_ms: float = Field(default=0.0, ge=0.0, le=1000.0)
+
+    @model_validator(mode="after")
+    def _waits_for_a_time(self) -> BatchTrigger:
+        if self.min_queue > 1 and not self.max_wait_ms:
+            raise ValueError("'max_wait_ms' must be above 0 where 'min_queue' is above 1")
+        return self
+
+
 class Gears(_Spec):
     """Policies for low and high arrival rates.
 
@@ -299,11 +317,13 @@ class Gears(_Spec):
         count: how many; policies that coincide are merged.
         reserve: share of the points that the last gear loses, which the first does not.
         target_busy_share: how busy the devices may be before the next gear takes over.
+        batch_trigger: of the last gear, which serves the highest rates; the others do not wait.
     """
 
     count: int = Field(default=2, ge=1, le=16)
     reserve: float = Field(default=0.1, ge=0.0, le=1.0)
     target_busy_share: float = Field(default=0.8, gt=0.0, le=1.0)
+    batch_trigger: BatchTrigger = BatchTrigger()
 
 
 class Serving(_Spec):
@@ -313,6 +333,7 @@ class Serving(_Spec):
         max_batch_size: rows that Triton may join into one batch, for the router and every tier.
         rows_in_flight: rows admitted and unanswered; above it a request is refused at once.
         probabilities: also return PROBS FP32 [classes].
+        router_instances: processes that route; more than one where one core cannot route all requests.
         shadow_share: share of the rows answered before the last tier that it labels, too, for `recalibrate`.
     """
 
@@ -320,6 +341,7 @@ class Serving(_Spec):
     rows_in_flight: int = Field(default=4096, ge=1)
     probabilities: bool = False
     shadow_share: float = Field(default=0.01, ge=0.0, le=1.0)
+    router_instances: int = Field(default=1, ge=1, le=64)
 
     @model_validator(mode="after")
     def _a_batch_can_be_admitted(self) -> Serving:

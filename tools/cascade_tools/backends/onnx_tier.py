@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import triton_python_backend_utils as pb_utils
+
+from .onnx_session import OnnxSession
 
 
 class TritonPythonModel:
@@ -23,14 +24,9 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         self._outputs = [entry["name"] for entry in config["output"]]
         threads = int(config["parameters"]["intra_op_thread_count"]["string_value"])
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
         folder = Path(args["model_repository"]) / args["model_version"]
-        self._session = onnxruntime.InferenceSession(
-            folder / "model.onnx", options, providers=["CPUExecutionProvider"]
-        )
-        self._inputs = [entry.name for entry in self._session.get_inputs()]
+        self._session = OnnxSession(folder / "model.onnx", threads)
+        self._inputs = self._session.inputs
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Join the rows of all requests, run once, and split the outputs again."""

@@ -35,9 +35,9 @@ def show_score(score: Score) -> None:
     )
     router = whole.router_cpu_ms_per_request or 0.0
     show_line(
-        f"  Beside the tiers, per request of the cascade: router {router:.3f} ms, tritonserver "
-        f"{whole.server_cpu_ms_per_request:.3f} ms, client {whole.client_cpu_ms_per_request:.3f} ms "
-        "of CPU time."
+        f"  Of the cascade's CPU time per request {router:.3f} ms are the router's process, which runs cheap "
+        f"tiers itself; beside it tritonserver {whole.server_cpu_ms_per_request:.3f} ms, client "
+        f"{whole.client_cpu_ms_per_request:.3f} ms."
     )
     idle = [tier.name for tier in score.tiers if tier.answer_share == 0.0]
     if idle:

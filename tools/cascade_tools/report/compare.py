@@ -27,7 +27,7 @@ def compare_served(giant: ServedScore, cascade: ServedScore) -> list[Comparison]
         ("median latency, ms", giant.latency_p50_ms, cascade.latency_p50_ms),
         ("p99 latency, ms", giant.latency_p99_ms, cascade.latency_p99_ms),
         ("throughput, requests/s", giant.throughput_rps, cascade.throughput_rps),
-        ("CPU of the tiers, ms/request", giant.cpu_ms_per_request, cascade.cpu_ms_per_request),
+        ("CPU of tiers and router, ms/request", giant.cpu_ms_per_request, cascade.cpu_ms_per_request),
     ):
         lines.append(Comparison(what, f"{before:.2f}", f"{after:.2f}", _ratio(before, after)))
     lines.append(

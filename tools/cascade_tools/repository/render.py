@@ -50,7 +50,11 @@ def render_configs(plan: GearPlan, placement: Placement, target: Target) -> dict
     }
     files = {
         f"{plan.cascade}/config.pbtxt": _render(
-            "triton/router.pbtxt.j2", name=plan.cascade, outputs=[*answer, *route, *probs], **common
+            "triton/router.pbtxt.j2",
+            name=plan.cascade,
+            instances=plan.limits.router_instances,
+            outputs=[*answer, *route, *probs],
+            **common,
         )
     }
     template = {"embedded": "triton/python_tier.pbtxt.j2", "ngc": "triton/onnx_tier.pbtxt.j2"}
@@ -87,8 +91,12 @@ def code_files(plan: GearPlan, target: Target) -> dict[str, Path]:
     """Python files of the repository by relative path, copied byte for byte."""
     files = {f"{plan.cascade}/{VERSION}/{path.name}": path for path in sorted(_folder(runtime).glob("*.py"))}
     if target == "embedded":
-        tier = _folder(backends) / "onnx_tier.py"
-        files |= {f"{info.model}/{VERSION}/model.py": tier for info in rendered(plan)}
+        tier, session = (_folder(backends) / name for name in ("onnx_tier.py", "onnx_session.py"))
+        for info in rendered(plan):
+            files[f"{info.model}/{VERSION}/model.py"] = tier
+            files[f"{info.model}/{VERSION}/{session.name}"] = session
+        # With it the router runs cheap tiers itself; see `runtime/local.py`.
+        files[f"{plan.cascade}/{VERSION}/{session.name}"] = session
     return files
 
 

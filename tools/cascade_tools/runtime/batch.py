@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 DEGRADED = 1
 DEADLINE = 2
+FALLBACK = 4
 
 RowNumbers = npt.NDArray[np.intp]
 
@@ -41,12 +42,14 @@ class Ticket:
         deadline_s: time of the router's clock after which an early answer is better; None for never.
         is_cancelled: asks the server whether the client has gone.
         handle: what the server gave; the router only passes it back.
+        arrived_s: when it entered `execute`, on the router's clock.
     """
 
     rows: int
     deadline_s: float | None
     is_cancelled: Callable[[], bool]
     handle: Any
+    arrived_s: float = 0.0
     first: int = 0
     open_rows: int = 0
     error: str = ""
@@ -58,13 +61,12 @@ class Batch:
 
     Args:
         tickets: the requests.
-        arrived_s: on the router's clock.
         tokens: labels per row; None for one.
+        flags: of every row from the start.
     """
 
-    def __init__(self, tickets: list[Ticket], arrived_s: float, tokens: int | None = None) -> None:
+    def __init__(self, tickets: list[Ticket], tokens: int | None = None, flags: int = 0) -> None:
         self.tickets = tickets
-        self.arrived_s = arrived_s
         self.rows = 0
         for ticket in tickets:
             ticket.first, ticket.open_rows = self.rows, ticket.rows
@@ -74,7 +76,7 @@ class Batch:
         self.label = np.zeros(self.rows if tokens is None else (self.rows, tokens), np.int64)
         self.confidence = np.zeros(self.rows, np.float32)
         self.tier = np.full(self.rows, -1, np.int32)
-        self.flags = np.zeros(self.rows, np.int32)
+        self.flags = np.full(self.rows, flags, np.int32)
         self.probabilities: npt.NDArray[np.float32] | None = None
         self._settled = np.zeros(self.rows, bool)
         self._lock = threading.Lock()

@@ -14,10 +14,13 @@ import triton_python_backend_utils as pb_utils
 
 from .adopted import model_inputs, to_answer
 from .batch import Batch, Ticket, TierAnswer
+from .counts import open_counts
+from .local import open_local_tiers
 from .metrics import Family, Metrics
 from .plan import PlanFile, TierInfo
-from .router import Inputs, Router, TierError, join
+from .router import Router, join
 from .shadow import SHADOW_VARIABLE, Shadow
+from .tiers import Inputs, TierError
 
 FINAL = 1
 
@@ -34,7 +37,11 @@ class TritonPythonModel:
         metrics = Metrics(_make_family, {"model": args["model_name"]})
         file = os.environ.get(SHADOW_VARIABLE)
         shadow = Shadow(Path(file), self._call_tier, metrics) if file else None
-        self._router = Router(plan_file, self._call_tier, self._send, metrics, shadow)
+        groups = json.loads(args["model_config"])["instance_group"]
+        instances = sum(int(group["count"]) for group in groups)
+        counts = open_counts(args["model_name"], args["model_instance_name"], instances)
+        self._router = Router(plan_file, self._call_tier, self._send, metrics, shadow, counts)
+        self._local = open_local_tiers(self._router.plan, Path(args["model_repository"]).parent)
         gc.freeze()  # what is loaded now stays; no collection has to walk through it again
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -75,6 +82,16 @@ class TritonPythonModel:
         self._router.close()
 
     def _call_tier(self, info: TierInfo, inputs: Inputs, probabilities: bool) -> TierAnswer:
+        tier = self._local.get(info.model)
+        if tier is None:
+            return self._call_server(info, inputs, probabilities)
+        try:
+            answer = tier(inputs, probabilities)
+        except Exception as error:
+            raise TierError(str(error)) from None
+        return answer if self._router.plan.tokens else answer._replace(label=answer.label.ravel())
+
+    def _call_server(self, info: TierInfo, inputs: Inputs, probabilities: bool) -> TierAnswer:
         adopted = info.adopted
         wanted = ["LABEL", "CONFIDENCE", *(["PROBS"] if probabilities else [])]
         sent = inputs if adopted is None else model_inputs(inputs, adopted.inputs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -32,6 +32,7 @@ LIMITS = {
     "shadow_share": 0,
 }
 HYSTERESIS = {"alpha": 0, "window_ms": 1}
+BATCH_TRIGGER = {"min_queue": 1, "max_wait_ms": 0}
 
 
 class PlanError(ValueError):
@@ -67,10 +68,25 @@ class TierInfo:
 
 @dataclass(frozen=True)
 class GearInfo:
-    """A policy, and the arrival rate (rows per second) up to which it is used."""
+    """A policy, and the arrival rate (rows per second) up to which it is used.
+
+    Attributes:
+        min_queue: rows for which the first tier waits; 1 for none.
+        max_wait_ms: how long it waits for them at most.
+    """
 
     up_to_rps: float
     policy: Policy
+    min_queue: int
+    max_wait_ms: float
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """The gears that serve while the tiers of `without` are broken."""
+
+    without: frozenset[str]
+    gears: tuple[GearInfo, ...]
 
 
 @dataclass(frozen=True)
@@ -94,6 +110,7 @@ class Plan:
     probabilities: bool
     ladder: tuple[TierInfo, ...]
     gears: tuple[GearInfo, ...]
+    fallbacks: tuple[Fallback, ...]
     alpha: float
     window_ms: float
     limits: Limits
@@ -110,6 +127,19 @@ class Plan:
         """The wealth of a tier's bet that is a drift; all tiers share the rate of false alarms."""
         doubted = sum(info.tolerated is not None for info in self.ladder)
         return 2.0 * doubted / FALSE_ALARM_RATE
+
+    def fallback(self, broken: frozenset[str]) -> Fallback | None:
+        """The routes that do without the broken tiers, and without as few others as possible.
+
+        None where no gear needs a broken one, or where nothing is planned for their loss.
+        """
+        needed = broken & self._used
+        able = [fallback for fallback in self.fallbacks if needed <= fallback.without]
+        return min(able, key=lambda fallback: len(fallback.without), default=None) if needed else None
+
+    @cached_property
+    def _used(self) -> frozenset[str]:
+        return frozenset(tier for gear in self.gears for tier in gear.policy.tiers)
 
     def ladder_index(self, tier: str) -> int:
         """Position of a tier in the full ladder."""
@@ -195,14 +225,11 @@ def _parse_plan(content: Mapping[str, Any], digest: str) -> Plan:
         raise PlanError("ladder: tolerated_disagreement must be above 0 and below 1, or null")
     if not content["inputs"]:
         raise PlanError("inputs: needs at least one")
-    gears = tuple(
-        _parse_gear(gear, ladder, f"gears[{number}]") for number, gear in enumerate(content["gears"])
+    gears = _parse_gears(content["gears"], ladder, "gears")
+    fallbacks = tuple(
+        _parse_fallback(entry, ladder, f"fallbacks[{number}]")
+        for number, entry in enumerate(content.get("fallbacks", ()))
     )
-    if not gears or gears[-1].up_to_rps != math.inf:
-        raise PlanError("gears: needs at least one, and up_to_rps of the last must be null")
-    # Written so that a NaN is refused, too.
-    if not all(low.up_to_rps < high.up_to_rps for low, high in pairwise(gears)):
-        raise PlanError("gears: up_to_rps must grow from gear to gear")
     tokens = content.get("tokens")
     if tokens is not None and int(tokens) < 1:
         raise PlanError("tokens: at least 1, or null for rows with one label")
@@ -215,6 +242,7 @@ def _parse_plan(content: Mapping[str, Any], digest: str) -> Plan:
         probabilities=bool(content["probabilities"]),
         ladder=ladder,
         gears=gears,
+        fallbacks=fallbacks,
         alpha=float(hysteresis["alpha"]),
         window_ms=float(hysteresis["window_ms"]),
         limits=Limits(
@@ -247,10 +275,22 @@ def _parse_adopted(tier: Mapping[str, Any], content: Mapping[str, Any], where: s
 
 def _bounded(section: Mapping[str, Any], where: str, name: str) -> float:
     """A number of a section, finite and not below its smallest legal value."""
-    value, least = float(section[name]), {**LIMITS, **HYSTERESIS}[name]
+    value, least = float(section[name]), {**LIMITS, **HYSTERESIS, **BATCH_TRIGGER}[name]
     if not math.isfinite(value) or value < least:
         raise PlanError(f"{where}.{name}: must be a number of at least {least:g}, found {value:g}")
     return value
+
+
+def _parse_gears(
+    entries: Sequence[Mapping[str, Any]], ladder: tuple[TierInfo, ...], where: str
+) -> tuple[GearInfo, ...]:
+    gears = tuple(_parse_gear(gear, ladder, f"{where}[{number}]") for number, gear in enumerate(entries))
+    if not gears or gears[-1].up_to_rps != math.inf:
+        raise PlanError(f"{where}: needs at least one, and up_to_rps of the last must be null")
+    # Written so that a NaN is refused, too.
+    if not all(low.up_to_rps < high.up_to_rps for low, high in pairwise(gears)):
+        raise PlanError(f"{where}: up_to_rps must grow from gear to gear")
+    return gears
 
 
 def _parse_gear(gear: Mapping[str, Any], ladder: tuple[TierInfo, ...], where: str) -> GearInfo:
@@ -261,10 +301,26 @@ def _parse_gear(gear: Mapping[str, Any], ladder: tuple[TierInfo, ...], where: st
         raise PlanError(f"{where}.policy.tiers: {unknown[0]!r} is not in the ladder")
     if sorted(policy.tiers, key=order.index) != list(policy.tiers):
         raise PlanError(f"{where}.policy.tiers: must be in the order of the ladder")
-    if gear["min_queue"] != 1:
-        raise PlanError(f"{where}.min_queue: this router does not hold its first tier back")
     up_to = gear["up_to_rps"]
-    return GearInfo(math.inf if up_to is None else float(up_to), policy)
+    if type(gear["min_queue"]) is not int:
+        raise PlanError(f"{where}.min_queue: must be a whole number")
+    return GearInfo(
+        math.inf if up_to is None else float(up_to),
+        policy,
+        int(_bounded(gear, where, "min_queue")),
+        _bounded(gear, where, "max_wait_ms"),
+    )
+
+
+def _parse_fallback(entry: Mapping[str, Any], ladder: tuple[TierInfo, ...], where: str) -> Fallback:
+    without = frozenset(entry["without"])
+    if not without or not without <= {info.tier for info in ladder}:
+        raise PlanError(f"{where}.without: must be tiers of the ladder, and at least one")
+    gears = _parse_gears(entry["gears"], ladder, f"{where}.gears")
+    for number, gear in enumerate(gears):
+        if without & set(gear.policy.tiers):
+            raise PlanError(f"{where}.gears[{number}].policy.tiers: has a tier that it does without")
+    return Fallback(without, gears)
 
 
 class PlanFile:

@@ -18,34 +18,25 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from . import metrics as m
-from .batch import DEADLINE, DEGRADED, Batch, RowNumbers, Ticket, TierAnswer
-from .gearbox import GearBox
+from .batch import DEADLINE, DEGRADED, FALLBACK, Batch, RowNumbers, Ticket, TierAnswer
+from .collector import Collector, Held, in_batches
+from .counts import Counts, counts_alone
+from .gears import Gear, Gears
 from .plan import Plan, PlanError, PlanFile, TierInfo
 from .policy import ANSWER, Policy, route
 from .shadow import Shadow, ShadowRows
+from .tiers import CallTier, Inputs, Tiers
 
-Inputs = dict[str, npt.NDArray[np.generic]]
 HOUSEKEEPING_PERIOD_S = 0.25
 CANCEL_CHECK_MS = 1.0
+FLAGGED = ((m.DEGRADED, DEGRADED), (m.DEADLINES, DEADLINE), (m.FALLBACKS, FALLBACK))
 
 log = logging.getLogger("cascade")
-
-
-class TierError(Exception):
-    """A tier did not answer; the message is the server's."""
-
-
-class CallTier(Protocol):
-    """Calls one tier's model with rows and waits for its answer; raises TierError."""
-
-    def __call__(self, info: TierInfo, inputs: Inputs, probabilities: bool) -> TierAnswer:
-        """Answers of all rows; `probabilities` are wanted or not."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +45,23 @@ class _Group:
 
     batch: Batch
     plan: Plan
-    policy: Policy
-    gear: int
+    gear: Gear
     level: int
     rows: RowNumbers
     inputs: Inputs
 
+    @property
+    def policy(self) -> Policy:
+        return self.gear.info.policy
+
+    @property
+    def info(self) -> TierInfo:
+        """The tier that the rows are on their way to."""
+        return self.plan.ladder[self.plan.ladder_index(self.policy.tiers[self.level])]
+
     def part(self, keep: npt.NDArray[np.bool_], level: int) -> _Group:
         inputs = {name: values[keep] for name, values in self.inputs.items()}
-        return _Group(self.batch, self.plan, self.policy, self.gear, level, self.rows[keep], inputs)
+        return _Group(self.batch, self.plan, self.gear, level, self.rows[keep], inputs)
 
 
 class Router:
@@ -74,6 +73,7 @@ class Router:
         send: sends the late answer of a ticket; must not raise.
         metrics: where counts go.
         shadow: shows a sample of the answered rows to the last tier; None for none.
+        counts: shared with the other instances of this router; None for the only one.
 
     Raises:
         PlanError: the first plan is missing or illegal.
@@ -86,20 +86,21 @@ class Router:
         send: Callable[[Batch, Ticket], None],
         metrics: m.Metrics,
         shadow: Shadow | None = None,
+        counts: Counts | None = None,
     ) -> None:
         plan = plan_file.poll()
         if plan is None:
             raise PlanError("no gear plan")
         self._plan_file = plan_file
-        self._call_tier = call_tier
+        self._tiers = Tiers(call_tier, metrics)
         self._send = send
         self._metrics = metrics
         self._shadow = shadow
         self._lock = threading.Lock()
-        self._rows_in_flight = 0
-        self._last_batch_full = False
+        self._counts = counts or counts_alone()
         self._adopt(plan)
         self._pool = ThreadPoolExecutor(plan.limits.escalation_threads, "escalate")
+        self._collector = Collector(self._release)
         self._closing = threading.Event()
         self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeping")
         self._housekeeper.start()
@@ -113,8 +114,8 @@ class Router:
         """Count rows in; an answer other than "" is the reason of a refusal."""
         with self._lock:
             limit = self._plan.limits.rows_in_flight
-            if self._rows_in_flight + rows <= limit:
-                self._rows_in_flight += rows
+            if self._counts.in_flight + rows <= limit:
+                self._counts.admit(rows)
                 return ""
         self._metrics.add(m.REJECTED, rows)
         return (
@@ -134,39 +135,68 @@ class Router:
             The batch and the tickets that are already complete; all others are sent later.
         """
         now = time.monotonic()
-        plan = self._plan
-        batch = Batch(tickets, now, plan.tokens)
+        for ticket in tickets:
+            ticket.arrived_s = now
+        rows = sum(ticket.rows for ticket in tickets)
         with self._lock:
+            plan = self._plan
             # What waited before these rows; a full batch says that more waits in Triton.
-            queue = self._rows_in_flight - batch.rows
+            queue = self._counts.in_flight - rows
             if arrived >= plan.limits.max_batch_size and queue > 0:
                 queue += plan.limits.max_batch_size
-            gear = self._gear_box.observe(now, arrived, queue)
-        if not batch.rows:
-            return batch, []
-        policy = plan.gears[gear].policy
-        first = plan.ladder[plan.ladder_index(policy.tiers[0])]
-        everything = _Group(batch, plan, policy, gear, 0, np.arange(batch.rows), inputs)
-        if first.p50_ms > plan.limits.inline_entry_ms:
-            self._hand_off(everything.part(np.ones(batch.rows, bool), 0))
-            return batch, []
+            gear = self._gears.observe(now, self._counts.arrive(arrived), queue, self._tiers.broken)
+        if rows and gear.info.min_queue > 1:
+            self._hold(tickets, inputs, rows, plan, gear)
+            return Batch([], plan.tokens), []
+        self._collector.let_go()
+        everything = self._begin(tickets, inputs, plan, gear)
         completed: list[Ticket] = []
+        if not rows:
+            return everything.batch, completed
+        if everything.info.p50_ms > plan.limits.inline_entry_ms:
+            self._hand_off(everything.part(np.ones(rows, bool), 0))
+            return everything.batch, completed
         try:
             for group in self._advance(everything, completed):
                 self._hand_off(group)
         except Exception as error:
             log.exception("routing failed")
             self._settle(everything, completed, error=f"cascade {plan.cascade}: {error!r}")
-        return batch, completed
+        return everything.batch, completed
 
     def close(self) -> None:
         """Answer everything that was handed off, then stop the threads."""
+        self._collector.close()
         self._pool.shutdown(wait=True)
         if self._shadow is not None:
             self._shadow.close()
         self._closing.set()
         self._housekeeper.join()
+        self._tiers.close()
         self._metrics.close()
+
+    def _begin(self, tickets: list[Ticket], inputs: Inputs, plan: Plan, gear: Gear) -> _Group:
+        batch = Batch(tickets, plan.tokens, FALLBACK if gear.is_fallback else 0)
+        return _Group(batch, plan, gear, 0, np.arange(batch.rows), inputs)
+
+    def _hold(self, tickets: list[Ticket], inputs: Inputs, rows: int, plan: Plan, gear: Gear) -> None:
+        """Let rows wait for company, but never so long that a deadline is missed by it."""
+        release_at_s = tickets[0].arrived_s + gear.info.max_wait_ms / 1000.0
+        first = plan.ladder[plan.ladder_index(gear.info.policy.tiers[0])]
+        for ticket in tickets:
+            if ticket.deadline_s is not None:
+                release_at_s = min(release_at_s, ticket.deadline_s - first.slow_ms(rows) / 1000.0)
+        copies = {name: values.copy() for name, values in inputs.items()}
+        self._collector.add(Held(tickets, copies, rows), gear.info.min_queue, release_at_s)
+
+    def _release(self, held: list[Held]) -> None:
+        """Start what was held, in batches that the tiers take."""
+        with self._lock:
+            plan, gear = self._plan, self._gears.current(self._tiers.broken)
+        for part in in_batches(held, plan.limits.max_batch_size):
+            tickets = [ticket for one in part for ticket in one.tickets]
+            inputs = join([one.inputs for one in part], plan.inputs)
+            self._hand_off(self._begin(tickets, inputs, plan, gear))
 
     def _hand_off(self, group: _Group) -> None:
         try:
@@ -201,19 +231,24 @@ class Router:
         group = self._drop_the_late(group, completed)
         if not group.rows.size:
             return []
-        answered_by, level, answer = self._ask(group)
+        wanted = group.plan.ladder_index(group.policy.tiers[group.level])
+        answered_by, answer, degraded = self._tiers.ask(group.plan, wanted, group.inputs)
+        if degraded:
+            group.batch.mark(group.rows, DEGRADED)
         if answer is None:
             self._settle_without_answer(group, completed)
             return []
         group.batch.record(group.rows, answered_by, answer)
-        if level is None:
+        tier = group.plan.ladder[answered_by].tier
+        if tier not in group.policy.tiers:  # it stands in for one that is, and so answers for good
             self._settle(group, completed)
             return []
+        level = group.policy.tiers.index(tier)
         self._metrics.observe(
             m.CONFIDENCE,
             answer.confidence.tolist(),
             m.CONFIDENCE_EDGES,
-            tier=group.plan.ladder[answered_by].tier,
+            tier=tier,
         )
         goal = route(group.policy.bands[level], answer.confidence)
         accepted = goal == ANSWER
@@ -242,14 +277,14 @@ class Router:
     ) -> None:
         """Offer a sample of the accepted rows to be shown to the last tier."""
         ladder, limits = group.plan.ladder, group.plan.limits
-        if self._shadow is None or answered_by == len(ladder) - 1:
+        if self._shadow is None or group.gear.is_fallback or answered_by == len(ladder) - 1:
             return
         picked = self._shadow.sample(accepted, limits.shadow_share)
         if not picked.any():
             return
         info = ladder[answered_by]
         tier = info.tier
-        if self._rows_in_flight > limits.max_batch_size:
+        if self._counts.in_flight > limits.max_batch_size:
             self._shadow.drop(tier, int(picked.sum()))
             return
         inputs = {name: values[picked] for name, values in group.inputs.items()}
@@ -259,7 +294,7 @@ class Router:
                 tier,
                 info.tolerated,
                 group.plan.alarm_at,
-                group.gear,
+                group.gear.number,
                 ladder[-1],
                 inputs,
                 answer,
@@ -267,35 +302,10 @@ class Router:
             )
         )
 
-    def _ask(self, group: _Group) -> tuple[int, int | None, TierAnswer | None]:
-        """Ask the group's tier, or the next larger one that works.
-
-        Returns:
-            Ladder index, level in the policy (None where the tier is not in it and so answers for good),
-            and the answer, None where no tier worked.
-        """
-        plan, policy = group.plan, group.policy
-        wanted = plan.ladder_index(policy.tiers[group.level])
-        for index in range(wanted, len(plan.ladder)):
-            info = plan.ladder[index]
-            try:
-                answer = self._call_tier(info, group.inputs, plan.probabilities)
-            except TierError as error:
-                log.warning("tier %s did not answer: %s", info.tier, error)
-                group.batch.mark(group.rows, DEGRADED)
-                continue
-            level = policy.tiers.index(info.tier) if info.tier in policy.tiers else None
-            finite = np.isfinite(answer.confidence)
-            if not finite.all():
-                known = np.where(finite, answer.confidence, np.float32(0.0))
-                answer = answer._replace(confidence=known)
-            return index, level, answer
-        return wanted, None, None
-
     def _drop_the_late(self, group: _Group, completed: list[Ticket]) -> _Group:
         """Settle rows whose client has gone, or whose deadline the next tier would miss."""
         batch = group.batch
-        info = group.plan.ladder[group.plan.ladder_index(group.policy.tiers[group.level])]
+        info = group.info
         # Asking whether a client has gone is a round trip to the server: not for a cheap tier.
         ask_cancelled = group.level > 0 and info.p50_ms >= CANCEL_CHECK_MS
         if not ask_cancelled and not batch.has_deadline:
@@ -335,7 +345,7 @@ class Router:
         """Counts of finished requests: rows by answering tier, flags, latency by slowest tier."""
         batch, now = group.batch, time.monotonic()
         with self._lock:
-            self._rows_in_flight -= sum(ticket.rows for ticket in done)
+            self._counts.admit(-sum(ticket.rows for ticket in done))
         names = [info.tier for info in group.plan.ladder]
         for ticket in done:
             if ticket.error or ticket.cancelled:
@@ -345,17 +355,16 @@ class Router:
             tiers, flags = batch.tier[mine].tolist(), batch.flags[mine].tolist()
             for tier in tiers:
                 self._metrics.add(m.ANSWERS, tier=names[tier])
-            for family, flag in ((m.DEGRADED, DEGRADED), (m.DEADLINES, DEADLINE)):
+            for family, flag in FLAGGED:
                 flagged = sum(1 for value in flags if value & flag)
                 if flagged:
                     self._metrics.add(family, flagged)
-            elapsed_ms = (now - batch.arrived_s) * 1000.0
+            elapsed_ms = (now - ticket.arrived_s) * 1000.0
             self._metrics.observe(m.LATENCY, [elapsed_ms], m.LATENCY_EDGES_MS, tier=names[max(tiers)])
 
     def _adopt(self, plan: Plan) -> None:
-        gear_box = GearBox([gear.up_to_rps for gear in plan.gears], plan.alpha, plan.window_ms)
         with self._lock:
-            self._plan, self._gear_box = plan, gear_box
+            self._plan, self._gears = plan, Gears(plan)
 
     def _keep_house(self) -> None:
         """Take over a new plan and write the metrics out, until the router closes."""
@@ -373,7 +382,8 @@ class Router:
             except Exception:
                 log.exception("the gear plan could not be looked at")
             try:
-                self._metrics.set(m.GEAR, self._gear_box.gear)
+                self._tiers.probe(time.monotonic())
+                self._metrics.set(m.GEAR, self._gears.current(self._tiers.broken).number)
                 self._metrics.flush()
             except Exception:
                 log.exception("metrics could not be written")

@@ -167,7 +167,8 @@ def _served(
         latency_p50_ms=float(np.median(latency_ms)),
         latency_p99_ms=float(np.percentile(latency_ms, 99)),
         throughput_rps=crowd.load.throughput_rps,
-        cpu_ms_per_request=1000.0 * tier_s / count,
+        # The router runs cheap tiers in its own process, so all that it uses is counted.
+        cpu_ms_per_request=1000.0 * (tier_s + (router_s or 0.0)) / count,
         router_cpu_ms_per_request=None if router_s is None else 1000.0 * router_s / count,
         server_cpu_ms_per_request=1000.0 * server_s / count,
         client_cpu_ms_per_request=1000.0 * crowd.load.client_cpu_s / count,

@@ -26,6 +26,7 @@ import tritonclient.http as triton_http
 
 from cascade_tools.errors import CascadeError, EnvironmentLacks, UsageError
 from cascade_tools.repository.place import refuse_other_target
+from cascade_tools.runtime.counts import counts_path
 from cascade_tools.runtime.shadow import SHADOW_VARIABLE
 from cascade_tools.serving.triton_wheel import STUB, find_triton
 
@@ -303,8 +304,9 @@ def _stop(process: subprocess.Popen[bytes], prefix: str) -> None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        for region in SHARED_MEMORY.glob(f"{prefix}*"):
-            region.unlink(missing_ok=True)
+        for pattern in (f"{prefix}*", counts_path(process.pid, "*").name):
+            for region in SHARED_MEMORY.glob(pattern):
+                region.unlink(missing_ok=True)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

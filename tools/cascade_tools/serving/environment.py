@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import psutil
 
-from cascade_tools.errors import EnvironmentLacks
+from cascade_tools.errors import CascadeError, EnvironmentLacks
 from cascade_tools.machine.facts import machine
 from cascade_tools.machine.meters import find_meter
+from cascade_tools.serving.perf_analyzer import find_perf_analyzer
 from cascade_tools.serving.triton_wheel import find_triton, wheel_version
 
 COMMAND_TIMEOUT_S = 10.0
@@ -92,19 +93,13 @@ def _command(key: str, name: str, command: list[str]) -> Fact:
 
 
 def _perf_analyzer() -> Fact:
-    """On older C libraries pip installs a placeholder of this name that holds no program."""
-    path = shutil.which("perf_analyzer")
-    if path is None or not _runs(path):
-        return Fact("perf_analyzer", "perf_analyzer", "no", None)
-    return Fact("perf_analyzer", "perf_analyzer", path, path)
-
-
-def _runs(path: str) -> bool:
     try:
-        done = subprocess.run([path, "--version"], capture_output=True, timeout=COMMAND_TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
+        path = str(find_perf_analyzer())
+    except CascadeError as error:
+        return Fact(
+            "perf_analyzer", "perf_analyzer", f"no: {error.message.removeprefix('perf_analyzer: ')}", None
+        )
+    return Fact("perf_analyzer", "perf_analyzer", path, path)
 
 
 def _meter() -> Fact:

@@ -65,10 +65,19 @@ def infer_rows(
         client.close()
 
 
-def _connect(library: Any, address: str, protocol: str) -> Any:
+def check_address(address: str) -> None:
+    """See that an address is host:port.
+
+    Raises:
+        UsageError: it is not.
+    """
     port = ADDRESS.fullmatch(address)
     if port is None or int(port.group(port.lastindex or 1)) > LARGEST_PORT:
         raise UsageError(f"--url {address}: must be host:port", "without http://, for example 127.0.0.1:8001")
+
+
+def _connect(library: Any, address: str, protocol: str) -> Any:
+    check_address(address)
     if protocol == "http":
         return library.InferenceServerClient(address, connection_timeout=TIMEOUT_S, network_timeout=TIMEOUT_S)
     return library.InferenceServerClient(address)

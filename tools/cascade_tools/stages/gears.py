@@ -7,30 +7,34 @@ from cascade_tools.artifacts import (
     AdoptedTier,
     Calibration,
     Exported,
+    FallbackGears,
     Gear,
     GearPlan,
     Hysteresis,
     LadderTier,
     Placement,
+    PolicyTable,
     PredictedPolicy,
     Profile,
     RouterLimits,
     RoutingPolicy,
 )
 from cascade_tools.planning.drift_of_plan import tolerated_by_gears
+from cascade_tools.planning.fallbacks import losses, policy_without
 from cascade_tools.planning.gears import choose_gears
 from cascade_tools.planning.placement import Device, sustainable_rate
 from cascade_tools.runtime.bet import FALSE_ALARM_RATE
-from cascade_tools.spec import Cascade
+from cascade_tools.spec import BatchTrigger, Cascade
 from cascade_tools.stages.calibrate import CALIBRATION_FILE, SCORES_FILE
 from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.place import PLACEMENT_FILE, expand, placed_counts, tier_loads
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.progress import Reporter
-from cascade_tools.stages.search import POLICY_FILE
+from cascade_tools.stages.search import POLICY_FILE, make_question
 from cascade_tools.store import Workspace, load_score_table, readable_disk_errors
 
 GEARS_FILE = "gear_plan.json"
+NO_WAIT = BatchTrigger()
 
 
 def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
@@ -60,6 +64,7 @@ def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
     )
     unseen = load_score_table(work.path(SCORES_FILE)).part("verify")
     policies = [choice.policy.table for choice in choices]
+    trigger = cascade.gears.batch_trigger
     tolerated = tolerated_by_gears(unseen, policy, policies, FALSE_ALARM_RATE)
     if len(choices) < cascade.gears.count:
         report.say(f"  {len(choices)} gear(s): more would coincide")
@@ -78,25 +83,50 @@ def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
                     for name in cascade.tier_names
                 ),
                 gears=tuple(
-                    Gear(
-                        up_to_rps=choice.up_to_rps,
-                        policy=choice.policy.table,
-                        min_queue=1,
-                        max_wait_ms=0.0,
-                        predicted_accuracy=choice.policy.accuracy,
-                        predicted_cost=choice.policy.cost,
-                    )
+                    _gear(choice.policy, choice.up_to_rps, trigger if choice is choices[-1] else NO_WAIT)
                     for choice in choices
                 ),
+                fallbacks=_fallbacks(work, profile, placement, policies),
                 hysteresis=Hysteresis(),
                 limits=RouterLimits(
                     rows_in_flight=cascade.serving.rows_in_flight,
                     max_batch_size=cascade.serving.max_batch_size,
                     shadow_share=cascade.serving.shadow_share,
+                    router_instances=cascade.serving.router_instances,
                 ),
                 cost_unit=policy.cost_unit,
             ),
         )
+
+
+def _gear(policy: PredictedPolicy, up_to_rps: float | None, trigger: BatchTrigger = NO_WAIT) -> Gear:
+    return Gear(
+        up_to_rps=up_to_rps,
+        policy=policy.table,
+        min_queue=trigger.min_queue,
+        max_wait_ms=trigger.max_wait_ms,
+        predicted_accuracy=policy.accuracy,
+        predicted_cost=policy.cost,
+    )
+
+
+def _fallbacks(
+    work: Workspace, profile: Profile, placement: Placement, policies: list[PolicyTable]
+) -> tuple[FallbackGears, ...]:
+    """One gear without every used tier, and one without what every device takes with it."""
+    table = load_score_table(work.path(SCORES_FILE))
+    held_out = table.where(table.split != "fit")
+    question = make_question(work.cascade, profile)
+    used = {tier for policy in policies for tier in policy.tiers}
+    homes: dict[int, set[str]] = {}
+    for placed in placement.instances:
+        homes.setdefault(placed.device, set()).add(placed.tier)
+    found = ((lost, policy_without(held_out, question, lost)) for lost in losses(used, homes))
+    return tuple(
+        FallbackGears(without=tuple(sorted(lost)), gears=(_gear(policy, None),))
+        for lost, policy in found
+        if policy is not None
+    )
 
 
 def _ladder_tier(

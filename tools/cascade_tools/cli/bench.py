@@ -1,0 +1,116 @@
+"""The verb that puts load on a served cascade."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cascade_tools.cli.options import BUILD, AsJson, BuildDir, Folder, open_workspace
+from cascade_tools.cli.output import show_json, show_line, show_table
+from cascade_tools.errors import ArtifactError, UsageError
+
+if TYPE_CHECKING:
+    from cascade_tools.stages.bench import TierLoad
+    from cascade_tools.store import Workspace
+
+METRICS_PORT = 8002
+MOST_CLIENTS = 1024
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb of this file."""
+    app.command(epilog="Example: cascade-tools bench ensembles/digits --clients 1,8,32")(bench)
+
+
+def bench(
+    folder: Folder,
+    clients: Annotated[str, typer.Option(help="Requests under way at once, comma separated.")] = "1,8,32",
+    hard_share: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of rows that the first tier does not accept; default: as in the data.", min=0, max=1
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="How long each is measured.", min=0.3, max=600)] = 6.0,
+    url: Annotated[
+        str | None, typer.Option(help="gRPC address (host:port) of a running server; default: starts one.")
+    ] = None,
+    metrics_url: Annotated[
+        str | None, typer.Option(help=f"Its metrics page; default: port {METRICS_PORT} of the same host.")
+    ] = None,
+    build_dir: BuildDir = BUILD,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the served cascade with your own rows: rate, latency, and what each tier did."""
+    from cascade_tools.stages.bench import bench as measure
+    from cascade_tools.stages.progress import stderr_reporter
+
+    counts = _counts(clients)
+    if metrics_url is not None and url is None:
+        raise UsageError("--metrics-url: belongs to --url, the address of a running server")
+    work = open_workspace(folder, build_dir)
+    with ExitStack() as stack:
+        grpc_url, metrics = _addresses(stack, work, url, metrics_url)
+        report = measure(work, grpc_url, metrics, counts, seconds, hard_share, stderr_reporter().say)
+    mix = "the data's own mix" if report.hard_share is None else f"{report.hard_share:.1%} hard"
+    name = work.cascade.name
+    tiers = [tier.tier for tier in report.table[0].tiers]
+    show_table(
+        f"{name}: {report.rows} rows of {report.rows_from}, {mix}, sent by {report.generator}",
+        ["clients", "requests/s", "p50 ms", "p99 ms", *tiers],
+        [
+            [
+                str(row.clients),
+                f"{row.throughput_rps:.1f}",
+                f"{row.p50_ms:.2f}",
+                f"{row.p99_ms:.2f}",
+                *[_cell(tier) for tier in row.tiers],
+            ]
+            for row in report.table
+        ],
+    )
+    show_line(
+        "  Per tier: share of the rows that it answered; mean ms in its queue + in the model (Triton's)."
+    )
+    if as_json:
+        show_json({"model": name, **asdict(report)})
+
+
+def _addresses(
+    stack: ExitStack, work: Workspace, url: str | None, metrics_url: str | None
+) -> tuple[str, str]:
+    """The server's addresses of gRPC and of its metrics; one is started if none is named."""
+    from cascade_tools.serving.embedded import embedded_triton
+    from cascade_tools.serving.infer import check_address
+    from cascade_tools.stages.build_repo import repository_root
+
+    if url is not None:
+        check_address(url)
+        return url, metrics_url or f"http://{url.rpartition(':')[0]}:{METRICS_PORT}/metrics"
+    repository = repository_root(work, "embedded") / "current"
+    if not repository.is_dir():
+        raise ArtifactError(f"{repository}: no repository is built there", f"run `{work.command('run')}`")
+    server = stack.enter_context(embedded_triton(repository))
+    return server.grpc_url, server.metrics_url
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = [0]
+    if not all(1 <= count <= MOST_CLIENTS for count in counts):
+        raise UsageError(
+            f"--clients {text}: must be whole numbers from 1 to {MOST_CLIENTS}, comma separated",
+            "as in 1,8,32",
+        )
+    return counts
+
+
+def _cell(tier: TierLoad) -> str:
+    if tier.queue_ms is None or tier.compute_ms is None:
+        return "-"
+    return f"{tier.answered_share:.1%} {tier.queue_ms:.2f}+{tier.compute_ms:.2f}"
