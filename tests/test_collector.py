@@ -84,6 +84,15 @@ def test_closing_lets_everything_go() -> None:
     assert desk.next() == [0, 1]
 
 
+def test_rows_of_different_shapes_are_not_joined() -> None:
+    widths = [1, 3, 1, 3, 3]
+    calls = [
+        held(2, number)._replace(inputs={"ROW": np.zeros((2, width))}) for number, width in enumerate(widths)
+    ]
+    batches = in_batches(calls, 4)
+    assert [[one.tickets[0].handle for one in batch] for batch in batches] == [[0, 2], [1, 3], [4]]
+
+
 @pytest.mark.parametrize(
     ("sizes", "most", "expected"),
     [

@@ -44,7 +44,7 @@ from cascade_tools.store import Workspace, load_score_table, write_atomically
 from ..cli_calls import forgotten_user_code
 from ..helpers import gear_entry, ladder_entry, plan_content, route_entry
 from ..test_render import placement
-from .helpers import PATIENCE_S, to_bytes, with_policies
+from .helpers import PATIENCE_S, to_bytes, took_over, wait_until, with_policies
 
 pytestmark = pytest.mark.usefixtures("triton")
 
@@ -237,10 +237,9 @@ def mixed(small: Workspace, tmp_path_factory: pytest.TempPathFactory, report: Re
 
 
 @pytest.fixture(scope="module")
-def served(mixed: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of three routers: the mixed cascade's, `trio`, and `alone`, which expects more classes."""
-    root = tmp_path_factory.mktemp("served")
-    repository = root / "repository"
+def built(mixed: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of three routers: the mixed cascade's, `trio`, and `alone`, which expects more classes."""
+    repository = tmp_path_factory.mktemp("built") / "repository"
     shutil.copytree(mixed.path("repository") / "current", repository)
     table = load_score_table(mixed.path(SCORES_FILE))
     cuts = (float(np.median(table.confidence[:, 0])),)
@@ -255,10 +254,16 @@ def served(mixed: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         files[f"{plan.cascade}/plan/gear_plan.json"] = to_bytes(plan)
         for name, content in files.items():
             write_atomically(repository / name, content)
-    models = root / "models"
+    return repository
+
+
+@pytest.fixture(scope="module")
+def served(mixed: Workspace, built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of these routers and of all models that they ask."""
+    models = tmp_path_factory.mktemp("adopted") / "models"
     shutil.copytree(mixed.cascade.folder / "models", models)
     names = (*write_models(models), *[mixed.cascade.model_name(t.name) for t in mixed.cascade.adopted])
-    with embedded_triton(repository, adopted=Adopted(models, names)) as server:
+    with embedded_triton(built, adopted=Adopted(models, names)) as server:
         yield server
 
 
@@ -336,7 +341,16 @@ def test_answers_are_those_of_the_models_and_their_heads(served: Server) -> None
     assert seen == {0, 1, 2}
 
 
-def test_requests_of_different_shapes_at_once_all_get_their_own_answers(served: Server) -> None:
+@pytest.mark.parametrize("min_queue", [1, 32], ids=["at once", "held"])
+def test_requests_of_different_shapes_at_once_all_get_their_own_answers(
+    served: Server, built: Path, min_queue: int
+) -> None:
+    if min_queue > 1:
+        plan = plan_of("trio", TIERS)
+        gear = plan.gears[0].model_copy(update={"min_queue": min_queue, "max_wait_ms": 20.0})
+        content = to_bytes(plan.model_copy(update={"gears": (gear,)}))
+        write_atomically(built / "trio" / "plan" / "gear_plan.json", content)
+        wait_until(lambda: took_over(served, content) == 1, "the router takes over the plan")
     rng = np.random.default_rng(1)
     requests = [draw(rng) for _ in range(300)]
 
