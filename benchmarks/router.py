@@ -39,6 +39,7 @@ from cascade_tools.repository import place
 from cascade_tools.serving.awake import awake_cores
 from cascade_tools.serving.embedded import Server, embedded_triton
 from cascade_tools.serving.perf_analyzer import PerfResult, find_perf_analyzer, run_perf_analyzer
+from cascade_tools.store import write_atomically
 
 ROUTERS = ("cascade", "sequential", "sequential8", "mask_ensemble", "client_side", "giant")
 CLIENTS = (1, 8, 32)
@@ -389,16 +390,22 @@ def _measure(arguments: argparse.Namespace) -> None:
             bench = Bench(ladder, server, program, effort)
             ladders[name] = run_ladder(bench, routers, clients, set(arguments.parts.split(",")))
         show(name, ladders[name])
+        _write(arguments, ladders)
+    print(f"written: {arguments.out}")
+
+
+def _write(arguments: argparse.Namespace, ladders: dict[str, Any]) -> None:
     content = {
         "machine": machine(),
         "date": time.strftime("%Y-%m-%d"),
         "quick": arguments.quick,
-        "rows": [row for found in ladders.values() for row in found.pop("rows", [])],
-        "ladders": ladders,
+        "rows": [row for found in ladders.values() for row in found.get("rows", [])],
+        "ladders": {
+            name: {key: value for key, value in found.items() if key != "rows"}
+            for name, found in ladders.items()
+        },
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"written: {arguments.out}")
+    write_atomically(arguments.out, (json.dumps(content, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -127,6 +127,17 @@ def test_a_report_that_cannot_be_read_is_one_message(text: str, words: str) -> N
         parse_report(text)
 
 
+def test_a_window_in_which_nothing_ended_is_doubled(tmp_path: Path) -> None:
+    """The program refuses windows under 300 ms, in the real one's words."""
+    slow = program(
+        tmp_path / "slow",
+        'for last; do :; done; [ "$last" -ge 300 ] || { echo "Please use a larger time window."; exit 1; }\n'
+        f'while [ "$1" != -f ]; do shift; done\ncat > "$2" <<END\n{RECORDED}END',
+    )
+    rows = {"X": np.zeros((1, 2), np.float32)}
+    assert run_perf_analyzer(slow, "127.0.0.1:1", "digits", rows, 32, 0.1).p50_ms == 25.716
+
+
 def test_a_failed_run_shows_its_own_words(tmp_path: Path) -> None:
     failing = program(tmp_path / "failing", "echo ' Some output'; echo 'error: model is gone' >&2; exit 1")
     rows = {"X": np.zeros((1, 2), np.float32)}
