@@ -39,6 +39,7 @@ from cascade_tools.repository import place
 from cascade_tools.serving.awake import awake_cores
 from cascade_tools.serving.embedded import Server, embedded_triton
 from cascade_tools.serving.perf_analyzer import PerfResult, find_perf_analyzer, run_perf_analyzer
+from cascade_tools.serving.watch import model_counts
 from cascade_tools.store import write_atomically
 
 ROUTERS = ("cascade", "sequential", "sequential8", "mask_ensemble", "client_side", "giant")
@@ -50,6 +51,7 @@ CHECKED_ROWS, CHECKED_LAST_ROWS = 300, 50
 CHECK_TIMEOUT_S = 30.0
 NO_MODEL_OF_THEIR_OWN = ("client_side", "giant")  # they are the tiers, which are checked in any case
 SEED = 0
+CORES = psutil.cpu_count() or 1
 OUT = Path("build/benchmarks/router.json")
 REPOSITORIES = Path("build/benchmarks/router")
 
@@ -129,8 +131,7 @@ class Bench:
     def bound_rps(self, costs: Sequence[float]) -> float:
         """Rows per second if nothing but the direct calls cost anything."""
         reach = self.ladder.reached.mean(axis=0).tolist()
-        cores = psutil.cpu_count() or 1
-        return cores / sum(share * cost for share, cost in zip(reach, costs, strict=True))
+        return CORES / sum(share * cost for share, cost in zip(reach, costs, strict=True))
 
     def extra_ms(self, routers: Sequence[str]) -> dict[str, float]:
         """Median of easy rows at one client: the first tier called directly and through routers, in turns."""
@@ -244,14 +245,44 @@ def _extra(bench: Bench, routers: Sequence[str], *, awake: bool) -> dict[str, An
     )
 
 
+@dataclass(frozen=True)
+class Run:
+    """One measurement, the CPU time of the server meanwhile, and what the host kept from the cores."""
+
+    perf: PerfResult
+    server_cpu_ms_per_row: float
+    stolen_share: float
+
+
+def _run(bench: Bench, name: str, count: int, tiers: dict[str, int]) -> Run:
+    """One router, or one tier called directly."""
+    first, server = bench.ladder.models[0], bench.server
+    if name in tiers:
+        model = bench.ladder.models[tiers[name]]
+    else:
+        model = first if name == "client_side" else bench.model[name]
+    times, spent_s = psutil.cpu_times(), sum(server.cpu_seconds().values())
+    requests = model_counts(server.grpc_url, [model])[model].requests
+    perf = bench.tier_rate_rps(tiers[name]) if name in tiers else bench.measure(name, count)
+    requests = model_counts(server.grpc_url, [model])[model].requests - requests
+    spent_s = sum(server.cpu_seconds().values()) - spent_s
+    return Run(perf, 1000.0 * spent_s / max(1, requests), _stolen_share(times))
+
+
+def _stolen_share(before: Any) -> float:
+    """Share of the cores' time that the host of a virtual machine kept for itself since then."""
+    now = psutil.cpu_times()
+    whole = sum(now) - sum(before)
+    return float((getattr(now, "steal", 0.0) - getattr(before, "steal", 0.0)) / whole) if whole else 0.0
+
+
 def _table(bench: Bench, routers: Sequence[str], clients: Sequence[int]) -> dict[str, Any]:
     """All routers at all numbers of clients in turns, and the direct calls behind the bound with them."""
     tiers = {f"tier {model}": level for level, model in enumerate(bench.ladder.models)}
     modes = [(count, False) for count in clients] + [(count, True) for count in clients if count == 1]
-    found: dict[tuple[int, bool, str], list[PerfResult]] = {}
-    stolen: dict[tuple[int, bool, str], list[float]] = {}
     if BOUND_CLIENTS not in clients:
         modes.append((BOUND_CLIENTS, False))
+    found: dict[tuple[int, bool, str], list[Run]] = {}
     for number in range(bench.effort.passes):
         for count, awake in modes:
             names = [*(routers if count in clients else ()), *(tiers if count == BOUND_CLIENTS else ())]
@@ -261,44 +292,37 @@ def _table(bench: Bench, routers: Sequence[str], clients: Sequence[int]) -> dict
                 for name in names:
                     where = f"{bench.ladder.name}: {count} clients, cores {_told(awake)}"
                     _say(f"{where}, pass {number + 1}: {name}")
-                    before = psutil.cpu_times()
-                    one = bench.tier_rate_rps(tiers[name]) if name in tiers else bench.measure(name, count)
-                    found.setdefault((count, awake, name), []).append(one)
-                    stolen.setdefault((count, awake, name), []).append(_stolen_share(before))
-    cores = psutil.cpu_count() or 1
-    costs = [
-        cores / statistics.median(r.throughput_rps for r in found[BOUND_CLIENTS, False, name])
-        for name in tiers
-    ]
+                    found.setdefault((count, awake, name), []).append(_run(bench, name, count, tiers))
+    direct = [found[BOUND_CLIENTS, False, name] for name in tiers]
+    costs = [CORES / statistics.median(run.perf.throughput_rps for run in runs) for runs in direct]
     bound = bench.bound_rps(costs)
     rows = []
     for count, router in product(clients, routers):
-        results = found[count, False, router]
-        row = {
-            "ladder": bench.ladder.name,
-            "router": router,
-            "clients": count,
-            "throughput_rps": statistics.median(r.throughput_rps for r in results),
-            "p50_ms": statistics.median(r.p50_ms for r in results),
-            "p99_ms": statistics.median(r.p99_ms for r in results),
-            "bound_rps": bound,
-            "generator": "asyncio" if router == "client_side" else "perf_analyzer",
-            "throughput_rps_by_pass": [r.throughput_rps for r in results],
-            "stolen_share_by_pass": stolen[count, False, router],
-        }
+        row = _row(found[count, False, router])
         if (count, True, router) in found:
-            kept = found[count, True, router]
-            row["awake_p50_ms"] = statistics.median(r.p50_ms for r in kept)
-            row["awake_p99_ms"] = statistics.median(r.p99_ms for r in kept)
-        rows.append(row)
-    return {"tier_cost_ms": [1000.0 * cost for cost in costs], "bound_rps": bound, "rows": rows}
+            kept = _row(found[count, True, router])
+            row |= {"awake_p50_ms": kept["p50_ms"], "awake_p99_ms": kept["p99_ms"]}
+        own = {"ladder": bench.ladder.name, "router": router, "clients": count, "bound_rps": bound}
+        generator = "asyncio" if router == "client_side" else "perf_analyzer"
+        rows.append({**own, **row, "generator": generator})
+    return {
+        "tier_cost_ms": [1000.0 * cost for cost in costs],
+        "tier_server_cpu_ms": [_row(runs)["server_cpu_ms_per_row"] for runs in direct],
+        "bound_rps": bound,
+        "rows": rows,
+    }
 
 
-def _stolen_share(before: Any) -> float:
-    """Share of the cores' time that the host of a virtual machine kept for itself since then."""
-    spent = [now - then for now, then in zip(psutil.cpu_times(), before, strict=True)]
-    steal = getattr(psutil.cpu_times(), "steal", 0.0) - getattr(before, "steal", 0.0)
-    return float(steal / sum(spent)) if sum(spent) else 0.0
+def _row(runs: Sequence[Run]) -> dict[str, Any]:
+    """Medians over the passes."""
+    return {
+        "throughput_rps": statistics.median(run.perf.throughput_rps for run in runs),
+        "p50_ms": statistics.median(run.perf.p50_ms for run in runs),
+        "p99_ms": statistics.median(run.perf.p99_ms for run in runs),
+        "server_cpu_ms_per_row": statistics.median(run.server_cpu_ms_per_row for run in runs),
+        "throughput_rps_by_pass": [run.perf.throughput_rps for run in runs],
+        "stolen_share_by_pass": [run.stolen_share for run in runs],
+    }
 
 
 def _told(awake: bool) -> str:
@@ -311,7 +335,9 @@ def show(name: str, content: dict[str, Any]) -> None:
     print(f"\n{name}: {' > '.join(content['models'])}; reach {shares}; gear: {content['gear']}")
     if "rows" in content:
         costs = ", ".join(f"{cost:.3f}" for cost in content["tier_cost_ms"])
+        spent = ", ".join(f"{cost:.3f}" for cost in content["tier_server_cpu_ms"])
         print(f"  core ms per row of each tier, called directly: {costs}; bound {content['bound_rps']:.0f}/s")
+        print(f"  CPU ms that the server spends of them: {spent}")
         print(
             "  clients  router          requests/s   p50 ms   p99 ms   of bound   to sequential   p50 awake"
         )
@@ -322,12 +348,13 @@ def show(name: str, content: dict[str, Any]) -> None:
             awake = f"{row['awake_p50_ms']:.2f}" if "awake_p50_ms" in row else ""
             print(
                 f"  {count:7}  {row['router']:14}  {rate:10.1f} {row['p50_ms']:8.2f} {row['p99_ms']:8.2f} "
-                f"{rate / row['bound_rps']:10.2f} {ratio:>15} {awake:>11}"
+                f"{rate / row['bound_rps']:10.2f} {ratio:>15} {awake:>11} "
+                f"{row['server_cpu_ms_per_row']:15.3f} {statistics.mean(row['stolen_share_by_pass']):8.0%}"
             )
     for row in content.get("extra_ms", []):
         awake = _told(row["cores_kept_awake"])
         told = ", ".join(
-            f"{key.removesuffix('_p50_ms')} {value:.3f} (+{row[key.replace('p50', 'extra')]:.3f})"
+            f"{key.removesuffix('_p50_ms')} {value:.3f} ({row[key.replace('p50', 'extra')]:+.3f})"
             for key, value in row.items()
             if key.endswith("_p50_ms") and not key.startswith("direct")
         )
