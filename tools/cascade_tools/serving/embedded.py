@@ -25,9 +25,11 @@ import psutil
 import tritonclient.http as triton_http
 
 from cascade_tools.errors import CascadeError, EnvironmentLacks, UsageError
-from cascade_tools.repository.place import refuse_other_target
+from cascade_tools.repository.place import models_of, refuse_other_target
 from cascade_tools.runtime.shadow import SHADOW_VARIABLE
-from cascade_tools.serving.triton_wheel import STUB, find_triton
+from cascade_tools.serving.keeper import Keeper
+from cascade_tools.serving.stubs import model_of
+from cascade_tools.serving.triton_wheel import find_triton
 
 LOOPBACK = "127.0.0.1"
 READY_TIMEOUT_S = 120.0
@@ -78,20 +80,13 @@ class Server:
                 times, command = process.cpu_times(), process.cmdline()
             except psutil.NoSuchProcess:
                 continue
-            model = _model_of(command)
+            model = model_of(command)
             spent[model] = spent.get(model, 0.0) + times.user + times.system
         return spent
 
     def wait(self) -> int:
         """Block until the server ends; return its exit code."""
         return self.process.wait()
-
-
-def _model_of(command: list[str]) -> str:
-    """The model that a stub process serves: the folder above the version in its first argument."""
-    if len(command) > 1 and Path(command[0]).name == STUB:
-        return Path(command[1]).parent.parent.name
-    return ""
 
 
 def free_ports() -> Ports:
@@ -125,7 +120,11 @@ def check_ports(ports: Ports) -> None:
 
 @contextmanager
 def embedded_triton(
-    repository: Path, ports: Ports | None = None, log: Path | None = None, shadow: Path | None = None
+    repository: Path,
+    ports: Ports | None = None,
+    log: Path | None = None,
+    shadow: Path | None = None,
+    keep: bool = False,
 ) -> Iterator[Server]:
     """Serve a repository on the loopback interface until the block ends.
 
@@ -134,6 +133,7 @@ def embedded_triton(
         ports: None for any that are free.
         log: where the server's log goes; None for a file that goes with the server.
         shadow: where the router writes its shadow log; None for none.
+        keep: revive models whose processes die, see `keeper`.
 
     Raises:
         EnvironmentLacks: the wheel does not run here.
@@ -142,7 +142,8 @@ def embedded_triton(
         CascadeError: the server did not become ready; the end of its log is shown.
     """
     wheel = find_triton()
-    refuse_other_target(repository, "embedded")
+    manifest = refuse_other_target(repository, "embedded")
+    models = models_of(repository, manifest)
     ports = ports or free_ports()
     check_ports(ports)
     _check_shared_memory()
@@ -152,6 +153,8 @@ def embedded_triton(
         command = [
             str(wheel.binary),
             f"--model-repository={repository}",
+            "--model-control-mode=explicit",  # so that a single model can be loaded again
+            *[f"--load-model={model}" for model in models],
             f"--backend-directory={wheel.backend_directory(Path(folder))}",
             f"--backend-config=python,shm-region-prefix-name={prefix}",
             f"--http-address={LOOPBACK}",
@@ -173,12 +176,19 @@ def embedded_triton(
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
+        server = Server(process, ports, log)
+        keeper = Keeper(process.pid, server.http_url, repository, manifest, models) if keep else None
         try:
-            server = Server(process, ports, log)
             _wait_until_ready(server)
+            if keeper is not None:
+                keeper.start()
             yield server
         finally:
+            if keeper is not None:
+                keeper.announce_stop()
             _stop(process, prefix)
+            if keeper is not None:
+                keeper.join()
 
 
 def _check_shared_memory() -> None:
