@@ -102,7 +102,7 @@ def test_what_dies_is_revived_and_asked_around_until_then(
 
 @pytest.mark.parametrize("name", ["", "..", "a b", "--help", ".hidden", "*"])
 def test_a_manifest_with_a_name_that_is_no_model_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ArtifactError, match="files: .* is not the name of a model"):
+    with pytest.raises(ArtifactError, match=r"files: .* is not the name of a model"):
         models_of(tmp_path, {"files": {f"{name}/config.pbtxt": "digest"}})
 
 
