@@ -14,6 +14,8 @@ from benchmarks.faults.scene import Load, Scene
 
 MODELS = tuple(f"{CASCADE}_{name}" for name in NAMES)
 FEW_ROWS = 8
+STILL_S = 0.5  # Triton 2.51 gives a process up that stands still for longer than a second
+SLOW_S = 4.0
 STEADY = {"plain": 1.0}
 # What a client sees of a server that is going, gone or coming.
 GOING = (
@@ -68,11 +70,16 @@ def reload_tiers(scene: Scene, load: Load) -> None:
 
 
 def slow_tiers(scene: Scene, load: Load) -> None:
-    """Each tier stands still: for half a second, and for longer than Triton's own patience."""
-    for number, model in enumerate(2 * MODELS):
-        load.wait_for(0.1 + 0.14 * number)
+    """Each tier stands still for half a second, and then takes 1.5 s a batch for a while."""
+    for number, model in enumerate(MODELS):
+        load.wait_for(0.05 + 0.1 * number)
         with scene.stopped(model):
-            time.sleep(0.5 if number < len(MODELS) else 2.5)
+            time.sleep(STILL_S)
+    for number, (name, model) in enumerate(zip(NAMES, MODELS, strict=True)):
+        load.wait_for(0.4 + 0.2 * number)
+        scene.load_slow(name)
+        time.sleep(SLOW_S)
+        scene.load(model)
 
 
 def swap_plans(scene: Scene, load: Load) -> None:

@@ -34,11 +34,12 @@ from benchmarks.faults.ladder import (
 from benchmarks.faults.load import Job, tensor
 from benchmarks.faults.oracle import ORDINARY, Oracle, make_oracle
 from cascade_tools.repository.place import PLAN_FILE
+from cascade_tools.repository.render import VERSION
 from cascade_tools.serving.embedded import Ports, Server, embedded_triton, free_ports
 from cascade_tools.serving.stubs import live_stubs
 from cascade_tools.store import digest_bytes, load_npz, write_atomically
 
-PATIENCE_S = 60.0
+PATIENCE_S = 60.0  # longer than a keeper leaves the processes of an old version
 POLL_S = 0.02
 SECOND_SEND = "an answer could not be sent"
 
@@ -175,6 +176,21 @@ class Scene:
         """Load a model by the control API."""
         with self._control() as client:
             client.load_model(model)
+
+    def load_slow(self, tier: str) -> None:
+        """Load a slow one in the place of a tier."""
+        model = f"{CASCADE}_{tier}"
+        folder = self.repository / model / VERSION
+        files = {
+            f"file:{VERSION}/model.py": (Path(__file__).parent / "slow_tier.py").read_bytes(),
+            f"file:{VERSION}/tier.py": (folder / "model.py").read_bytes(),
+            f"file:{VERSION}/model.onnx": (folder / "model.onnx").read_bytes(),
+        }
+        with self._control() as client:
+            config = client.get_model_config(model)
+            # Without another config Triton takes the load for an update in place, and ignores the files.
+            config["parameters"]["slow"] = {"string_value": "yes"}
+            client.load_model(model, config=json.dumps(config), files=files)
 
     def _control(self) -> Any:
         return triton_http.InferenceServerClient(

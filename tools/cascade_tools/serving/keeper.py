@@ -3,6 +3,8 @@
 Triton 2.51 reports a Python model whose process was killed as ready for ever and does not restart it; each
 call to it costs about a second. Unload and load does revive it, in less than that. The keeper watches the
 process of every instance and asks for both when one is gone and nobody has unloaded the model on purpose.
+Triton never finishes that unload, so processes of other instances of the old version would stay for ever;
+they are ended once nothing can be under way in them any more.
 
 A model is loaded from the repository as it is then. Where its files are no longer those that the server was
 started with (a new repository was put in their place), a revived tier would run other weights than the plan
@@ -14,6 +16,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ PERIOD_S = 0.25
 CALL_TIMEOUT_S = 60.0
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
+LAST_WORK_S = 15.0  # what instances of an unloaded version get to finish
 STABLE_S = 60.0  # a model that lived this long begins again without a pause
 
 
@@ -42,6 +46,7 @@ class _Kept:
         suspect: one was gone at the last look; an unload on purpose passes through that, too.
         down: it was unloaded here and could not be loaded again.
         refused: it has died and its files are not those that were served; said once.
+        old: processes of the version before the revival, to be ended at `end_old_at_s`.
     """
 
     stubs: set[int] = field(default_factory=set)
@@ -51,6 +56,8 @@ class _Kept:
     pause_s: float = 0.0
     revived_at_s: float = -STABLE_S
     not_before_s: float = 0.0
+    old: list[psutil.Process] = field(default_factory=list)
+    end_old_at_s: float = 0.0
 
 
 class Keeper:
@@ -92,19 +99,13 @@ class Keeper:
             self._thread.join(CALL_TIMEOUT_S)
 
     def _watch(self) -> None:
-        # tritonclient's HTTP client belongs to the thread that made it.
-        client = triton_http.InferenceServerClient(
-            self._url, connection_timeout=CALL_TIMEOUT_S, network_timeout=CALL_TIMEOUT_S
-        )
-        try:
-            while not self._stopping.wait(PERIOD_S):
-                for model in self._kept:
-                    self._look_at(model, client)
-        finally:
-            client.close()
+        while not self._stopping.wait(PERIOD_S):
+            for model in self._kept:
+                self._look_at(model)
 
-    def _look_at(self, model: str, client: Any) -> None:
+    def _look_at(self, model: str) -> None:
         kept = self._kept[model]
+        self._end_old(kept)
         whole = kept.stubs and all(is_live(stub) for stub in kept.stubs)
         if whole and not kept.down:
             kept.suspect = False
@@ -114,11 +115,17 @@ class Keeper:
             return
         if kept.refused or time.monotonic() < kept.not_before_s:
             return
+        # Made when needed: an idle connection would keep a server that is to end waiting.
+        client = triton_http.InferenceServerClient(
+            self._url, connection_timeout=CALL_TIMEOUT_S, network_timeout=CALL_TIMEOUT_S
+        )
         try:
             if self._is_to_be_revived(model, client) and not self._stopping.is_set():
                 self._revive(model, client)
         except (OSError, InferenceServerException, psutil.Error) as error:
             self._failed(model, error)
+        finally:
+            client.close()
 
     def _is_to_be_revived(self, model: str, client: Any) -> bool:
         """Its process has died under a server that is up, and nobody else has unloaded or reloaded it."""
@@ -128,11 +135,11 @@ class Keeper:
         if not kept.down:
             if not _is_ready(model, client):
                 return False  # somebody has unloaded it
-            live = {stub for stub, name in live_stubs(self._server).items() if name == model}
+            live = self._live(model)
             fresh = live - kept.stubs
-            if fresh:  # somebody has loaded it again; wait until the old instances are gone
-                if not live & kept.stubs:
-                    kept.stubs, kept.suspect, kept.refused = live, False, False
+            if fresh:  # somebody else has loaded it again, or is about to
+                if len(fresh) >= len(kept.stubs) or not live & kept.stubs:
+                    self._take_over(kept, fresh, _processes(live - fresh))
                 return False
         if self._is_changed(model):
             kept.refused = True
@@ -147,6 +154,8 @@ class Keeper:
             kept.pause_s = 0.0
         kept.pause_s = min(LONGEST_PAUSE_S, 2.0 * kept.pause_s or FIRST_PAUSE_S)
         kept.not_before_s = begun_s + kept.pause_s
+        before = self._live(model)
+        old = _processes(before)
         kept.down = True
         client.unload_model(model)
         client.load_model(model)
@@ -156,9 +165,25 @@ class Keeper:
             _say(f"{model} stays down: the repository was changed while it was revived; restart the server")
             return
         kept.revived_at_s = time.monotonic()
-        kept.stubs = {stub for stub, name in live_stubs(self._server).items() if name == model}
-        kept.down = kept.suspect = False
+        self._take_over(kept, self._live(model) - before, old)
         _say(f"{model} had died and was revived in {kept.revived_at_s - begun_s:.1f} s")
+
+    def _live(self, model: str) -> set[int]:
+        """Processes of the loaded version of a model."""
+        old = {process.pid for process in self._kept[model].old}
+        return {stub for stub, name in live_stubs(self._server).items() if name == model} - old
+
+    def _take_over(self, kept: _Kept, stubs: set[int], old: list[psutil.Process]) -> None:
+        kept.stubs, kept.down, kept.suspect = stubs, False, False
+        kept.old += old
+        kept.end_old_at_s = time.monotonic() + LAST_WORK_S
+
+    def _end_old(self, kept: _Kept) -> None:
+        if kept.old and time.monotonic() >= kept.end_old_at_s:
+            for process in kept.old:
+                with suppress(psutil.NoSuchProcess):  # psutil notices where its number was given to another
+                    process.kill()
+            kept.old = []
 
     def _failed(self, model: str, error: Exception) -> None:
         if self._stopping.is_set() or not is_live(self._server):
@@ -173,6 +198,14 @@ class Keeper:
         except ArtifactError:
             return True
         return files_of_model(now, model) != files_of_model(self._manifest, model)
+
+
+def _processes(stubs: set[int]) -> list[psutil.Process]:
+    found = []
+    for stub in stubs:
+        with suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(stub))
+    return found
 
 
 def _is_ready(model: str, client: Any) -> bool:

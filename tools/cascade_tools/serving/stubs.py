@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import psutil
 
 from cascade_tools.serving.triton_wheel import STUB
 
+INSTANCE = re.compile(r"(.+)_\d+_\d+")  # <model>_<group>_<number>
+
 
 def model_of(command: list[str]) -> str:
-    """The model that a stub process serves: the folder above the version in its first argument; else ''."""
-    if len(command) > 1 and Path(command[0]).name == STUB:
-        return Path(command[1]).parent.parent.name
-    return ""
+    """The model that a stub process serves; '' for any other process.
+
+    The last argument but one names the instance. The path of the model does not do: models that were loaded
+    by the control API with files of their own lie in a temporary folder.
+    """
+    if len(command) < 3 or Path(command[0]).name != STUB:
+        return ""
+    instance = INSTANCE.fullmatch(command[-2])
+    return instance.group(1) if instance else ""
 
 
 def live_stubs(server: int) -> dict[int, str]:
