@@ -1,5 +1,5 @@
 # Every target uses .venv in this folder and makes it if it is missing.
-.PHONY: help setup demo check test bench-search bench-guarantee bench-drift format clean
+.PHONY: help setup demo check test bench-search bench-guarantee bench-drift chaos soak format clean
 .DEFAULT_GOAL := help
 
 help: ## What there is to make
@@ -30,6 +30,12 @@ bench-guarantee: setup ## Is the promise kept on new rows? (about 50 minutes)
 bench-drift: setup ## The digits drift: when is it noticed, what do new cuts do? (about 5 minutes)
 	.venv/bin/cascade-tools run ensembles/digits
 	.venv/bin/python -m benchmarks.drift
+
+chaos: setup ## Twelve faults under load: is every request answered once, and rightly? (at most 12 minutes)
+	.venv/bin/python -m benchmarks.chaos
+
+soak: setup ## Ten minutes at 70 % of capacity: no lost answer, and does memory grow?
+	.venv/bin/python -m benchmarks.soak
 
 format: setup ## Format and mend what can be mended
 	.venv/bin/ruff format .

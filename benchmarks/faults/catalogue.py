@@ -19,13 +19,13 @@ SLOW_S = 4.0
 STEADY = {"plain": 1.0}
 # What a client sees of a server that is going, gone or coming.
 GOING = (
-    r"^UNAVAILABLE: (Socket closed|failed to connect|Connection reset|recvmsg|Broken pipe)",
-    r"^UNAVAILABLE: .*Connection refused",
-    r"^UNAVAILABLE: .*(not ready|exiting|GOAWAY)",
-    r"Server is exiting|not in ready state|Server not ready",
+    r"^UNAVAILABLE: .*(Socket closed|Stream removed|GOAWAY|Broken pipe|Connection (reset|refused))",
+    r"^UNAVAILABLE: .*(Server is stopping|not ready|exiting)",
+    r"^NOT_FOUND: .* has no available versions",
+    r"^\w+: cascade chaos: tier \w+ and all larger ones did not answer",
 )
 FULL = (r"^UNAVAILABLE: .* rows are in flight, the limit of this router",)
-ROUTER_GONE = (r"Stub process .* is not healthy", r"unknown model|not found|not ready|no available versions")
+ROUTER_GONE = (r"Stub process .* is not healthy", r"^NOT_FOUND: .* has no available versions", r"not ready")
 
 
 @dataclass(frozen=True)

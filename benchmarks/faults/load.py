@@ -268,7 +268,7 @@ class Clients:
                 await asyncio.sleep(self._slot_s - now)
             text = await self._send(channel, self._questions.next(), f"{self._job.seed}-{number}")
             self._finished += 1
-            if text.startswith("UNAVAILABLE"):
+            if text.startswith(("UNAVAILABLE", "NOT_FOUND")):
                 await asyncio.sleep(PAUSE_WITHOUT_SERVER_S)
 
     async def _send(self, channel: Any, question: Question, identity: str) -> str:

@@ -122,6 +122,8 @@ class Keeper:
         try:
             if self._is_to_be_revived(model, client) and not self._stopping.is_set():
                 self._revive(model, client)
+        except ConnectionError:
+            pass  # the server is ending, or has ended
         except (OSError, InferenceServerException, psutil.Error) as error:
             self._failed(model, error)
         finally:
