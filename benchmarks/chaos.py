@@ -91,7 +91,11 @@ def main() -> int:
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(LONGEST_S)
     begun_s = time.monotonic()
-    rows = run([fault for fault in FAULTS if fault.short in wanted], options.requests)
+    try:
+        rows = run([fault for fault in FAULTS if fault.short in wanted], options.requests)
+    except TimeoutError as error:
+        print(f"chaos: {error}", file=sys.stderr)
+        return 1
     seconds = time.monotonic() - begun_s
     total = {name: sum(row[name] for row in rows) for name in (*COLUMNS, "unexpected")}
     show_table(

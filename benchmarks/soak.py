@@ -1,7 +1,7 @@
 """A long load at 70 % of the capacity: is every request answered, and does memory stay where it is?
 
-The cascade of `benchmarks.chaos`, served as `cascade-tools serve` does it. First the capacity is measured in a
-closed loop, then the load is held below it while the memory of the server's processes and its shared memory
+The cascade of `benchmarks.chaos`, served as `cascade-tools serve` does it. First the capacity is measured in
+a closed loop, then the load is held below it while the memory of the server's processes and its shared memory
 are sampled. Slopes are of the means of blocks of equal length after the first fifth, which is warm-up; their
 standard error is that of the regression on those means. Writes build/benchmarks/soak.json.
 """
