@@ -19,7 +19,7 @@ SLOW_S = 4.0
 STEADY = {"plain": 1.0}
 # What a client sees of a server that is going, gone or coming.
 GOING = (
-    r"^UNAVAILABLE: .*(Socket closed|Stream removed|GOAWAY|Broken pipe|Connection (reset|refused))",
+    r"^UNAVAILABLE: .*(Socket closed|Stream removed|GOAWAY|Broken pipe|failed to connect|Connection reset)",
     r"^UNAVAILABLE: .*(Server is stopping|not ready|exiting)",
     r"^NOT_FOUND: .* has no available versions",
     r"^\w+: cascade chaos: tier \w+ and all larger ones did not answer",

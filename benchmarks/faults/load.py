@@ -25,7 +25,7 @@ from tritonclient.utils import InferenceServerException
 from cascade_tools.store import load_npz
 
 CLIENT_DEADLINE_S = 10.0
-PAUSE_WITHOUT_SERVER_S = 0.1
+PAUSE_S = {"rows are in flight": 0.02, "UNAVAILABLE": 0.3, "NOT_FOUND": 0.3}  # before a client sends again
 TOLD_EVERY_S = 0.05
 CHANNELS = 4
 SEVERAL_ROWS = 0.2  # share of the requests that hold 2 to 8 rows
@@ -268,8 +268,7 @@ class Clients:
                 await asyncio.sleep(self._slot_s - now)
             text = await self._send(channel, self._questions.next(), f"{self._job.seed}-{number}")
             self._finished += 1
-            if text.startswith(("UNAVAILABLE", "NOT_FOUND")):
-                await asyncio.sleep(PAUSE_WITHOUT_SERVER_S)
+            await asyncio.sleep(next((pause_s for part, pause_s in PAUSE_S.items() if part in text), 0.0))
 
     async def _send(self, channel: Any, question: Question, identity: str) -> str:
         """One request; keep what becomes of it; return its error, if it is one."""

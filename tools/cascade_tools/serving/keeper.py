@@ -23,7 +23,6 @@ from typing import Any
 
 import psutil
 import tritonclient.http as triton_http
-from tritonclient.utils import InferenceServerException
 
 from cascade_tools.errors import ArtifactError
 from cascade_tools.repository.place import files_of_model, read_manifest
@@ -45,7 +44,7 @@ class _Kept:
         stubs: the processes of its instances.
         suspect: one was gone at the last look; an unload on purpose passes through that, too.
         down: it was unloaded here and could not be loaded again.
-        refused: it has died and its files are not those that were served; said once.
+        refused: it has died and its files are not those that were served.
         old: processes of the version before the revival, to be ended at `end_old_at_s`.
     """
 
@@ -106,14 +105,14 @@ class Keeper:
     def _look_at(self, model: str) -> None:
         kept = self._kept[model]
         self._end_old(kept)
-        whole = kept.stubs and all(is_live(stub) for stub in kept.stubs)
+        whole = kept.stubs and all(is_live(stub, model) for stub in kept.stubs)
         if whole and not kept.down:
             kept.suspect = False
             return
         if not kept.suspect:
             kept.suspect = True
             return
-        if kept.refused or time.monotonic() < kept.not_before_s:
+        if time.monotonic() < kept.not_before_s:
             return
         # Made when needed: an idle connection would keep a server that is to end waiting.
         client = triton_http.InferenceServerClient(
@@ -124,7 +123,7 @@ class Keeper:
                 self._revive(model, client)
         except ConnectionError:
             pass  # the server is ending, or has ended
-        except (OSError, InferenceServerException, psutil.Error) as error:
+        except Exception as error:  # whatever a call ends in, the others are watched on
             self._failed(model, error)
         finally:
             client.close()
@@ -135,8 +134,9 @@ class Keeper:
         if not client.is_server_ready():
             return False
         if not kept.down:
-            if not _is_ready(model, client):
-                return False  # somebody has unloaded it
+            if not _is_ready(model, client):  # somebody has unloaded it
+                kept.not_before_s = time.monotonic() + FIRST_PAUSE_S
+                return False
             live = self._live(model)
             fresh = live - kept.stubs
             if fresh:  # somebody else has loaded it again, or is about to
@@ -144,8 +144,10 @@ class Keeper:
                     self._take_over(kept, fresh, _processes(live - fresh))
                 return False
         if self._is_changed(model):
+            if not kept.refused:
+                _say(f"{model} has died and stays down: the repository holds another; restart the server")
             kept.refused = True
-            _say(f"{model} has died and stays down: the repository holds another one now; restart the server")
+            kept.not_before_s = time.monotonic() + LONGEST_PAUSE_S
             return False
         return True
 
@@ -164,6 +166,7 @@ class Keeper:
         if self._is_changed(model):  # between the look and the load
             client.unload_model(model)
             kept.refused = True
+            kept.not_before_s = time.monotonic() + LONGEST_PAUSE_S
             _say(f"{model} stays down: the repository was changed while it was revived; restart the server")
             return
         kept.revived_at_s = time.monotonic()
@@ -176,7 +179,7 @@ class Keeper:
         return {stub for stub, name in live_stubs(self._server).items() if name == model} - old
 
     def _take_over(self, kept: _Kept, stubs: set[int], old: list[psutil.Process]) -> None:
-        kept.stubs, kept.down, kept.suspect = stubs, False, False
+        kept.stubs, kept.down, kept.suspect, kept.refused = stubs, False, False, False
         kept.old += old
         kept.end_old_at_s = time.monotonic() + LAST_WORK_S
 
@@ -188,10 +191,16 @@ class Keeper:
             kept.old = []
 
     def _failed(self, model: str, error: Exception) -> None:
-        if self._stopping.is_set() or not is_live(self._server):
+        if self._stopping.is_set() or not self._has_server():
             return
         again_s = max(0.0, self._kept[model].not_before_s - time.monotonic())
         _say(f"{model} has died and could not be revived: {error}; the next try is in {again_s:.0f} s")
+
+    def _has_server(self) -> bool:
+        try:
+            return psutil.Process(self._server).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
 
     def _is_changed(self, model: str) -> bool:
         """The model's files in the repository are not those that the server was started with."""

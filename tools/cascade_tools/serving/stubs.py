@@ -40,9 +40,9 @@ def live_stubs(server: int) -> dict[int, str]:
     return found
 
 
-def is_live(stub: int) -> bool:
-    """The process is there and has not ended; a dead stub stays a zombie as long as its server."""
+def is_live(stub: int, model: str) -> bool:
+    """The process serves the model; a dead stub stays a zombie as long as its server."""
     try:
-        return psutil.Process(stub).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        return model_of(psutil.Process(stub).cmdline()) == model
+    except psutil.NoSuchProcess:  # of zombies, too
         return False
