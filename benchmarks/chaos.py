@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks.faults.catalogue import FAULTS, Fault
 from benchmarks.faults.judge import Verdict, judge
+from benchmarks.faults.ladder import MAX_BATCH
 from benchmarks.faults.scene import SECOND_SEND, Scene
 from cascade_tools.cli.output import show_table
 from cascade_tools.machine.facts import machine
@@ -52,8 +53,10 @@ def run_fault(scene: Scene, fault: Fault, requests: int, seed: int) -> Verdict:
         [at_s for at_s in scene.router_kills_s if at_s >= begun_s],
         scene.logged(SECOND_SEND) - second_sends,
     )
-    scene.put_plan("base")
+    # A row that was never counted out would keep full batches from being admitted.
+    scene.put_plan("base", rows_in_flight=MAX_BATCH)
     scene.wait_until_whole()
+    scene.put_plan("base")
     return verdict
 
 
