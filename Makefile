@@ -1,5 +1,5 @@
 # Every target uses .venv in this folder and makes it if it is missing.
-.PHONY: help setup demo check test bench-search bench-guarantee bench-drift bench-router format clean
+.PHONY: help setup demo check test bench-search bench-guarantee bench-drift bench-router chaos soak format clean
 .DEFAULT_GOAL := help
 
 help: ## What there is to make
@@ -35,6 +35,12 @@ bench-router: setup ## Our router beside other ways to run a cascade on Triton (
 	.venv/bin/cascade-tools run ensembles/digits
 	scripts/perf-analyzer
 	.venv/bin/python -m benchmarks.router
+
+chaos: setup ## Twelve faults under load: is every request answered once, and rightly? (at most 12 minutes)
+	.venv/bin/python -m benchmarks.chaos
+
+soak: setup ## Ten minutes at 70 % of capacity: no lost answer, and does memory grow?
+	.venv/bin/python -m benchmarks.soak
 
 format: setup ## Format and mend what can be mended
 	.venv/bin/ruff format .

@@ -26,6 +26,7 @@ from tritonclient.utils import InferenceServerException
 from cascade_tools.artifacts import Calibration, Exported, GearPlan, Placement, Profile
 from cascade_tools.errors import CascadeError
 from cascade_tools.planning.evaluate import follow, threshold_policy
+from cascade_tools.repository.place import MANIFEST, make_manifest
 from cascade_tools.repository.render import code_files, render_configs
 from cascade_tools.runtime.head import apply_head
 from cascade_tools.serving.embedded import Adopted, Server, embedded_triton
@@ -254,6 +255,11 @@ def built(mixed: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
         files[f"{plan.cascade}/plan/gear_plan.json"] = to_bytes(plan)
         for name, content in files.items():
             write_atomically(repository / name, content)
+    everything = {
+        str(p.relative_to(repository)): p.read_bytes() for p in repository.rglob("*") if p.is_file()
+    }
+    del everything[MANIFEST]
+    write_atomically(repository / MANIFEST, make_manifest("small", "embedded", everything))
     return repository
 
 

@@ -57,7 +57,7 @@ def serve(
     repository = repository_root(work, "embedded") / "current"
     name = work.cascade.name
     shadow = work.path(SHADOW_FILE) if work.cascade.serving.shadow_share else None
-    with embedded_triton(repository, ports, work.path("triton.log"), shadow, adopted) as server:
+    with embedded_triton(repository, ports, work.path("triton.log"), shadow, adopted, keep=True) as server:
         show_line(f"{name} is served: HTTP {server.http_url}, gRPC {server.grpc_url}")
         show_line(f"metrics: {server.metrics_url}   log: {server.log}   stop: Ctrl-C")
         if as_json:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,7 +19,9 @@ from cascade_tools.repository.render import SERVERS, Target
 from cascade_tools.store import digest_bytes, readable_disk_errors
 
 MANIFEST = "manifest.json"
+PLAN_FILE = "plan/gear_plan.json"  # below the router's folder
 KEPT_VERSIONS = 2
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 Files = dict[str, bytes]
 
@@ -68,6 +71,38 @@ def refuse_other_target(repository: Path, target: Target) -> dict[str, Any]:
             f"run `cascade-tools build-repo ... --target {target}`",
         )
     return manifest
+
+
+def models_of(repository: Path, manifest: dict[str, Any]) -> list[str]:
+    """Names of all models of a repository.
+
+    Raises:
+        ArtifactError: the manifest lists none, or one whose name is none.
+    """
+    files = manifest.get("files")
+    names = sorted({path.partition("/")[0] for path in files}) if isinstance(files, dict) else []
+    wrong = [name for name in names if not MODEL_NAME.fullmatch(name)]
+    if not names or wrong:
+        found = f"{wrong[0]!r} is not the name of a model" if wrong else "it lists no models"
+        raise ArtifactError(
+            f"{repository / MANIFEST}: files: {found}", "run `cascade-tools build-repo` for this cascade"
+        )
+    return names
+
+
+def files_of_model(manifest: dict[str, Any], model: str) -> dict[str, str]:
+    """Digests of the files that decide what a loaded model does.
+
+    Of the router these are the files of all models, since it goes by what the tiers are; its plan may
+    change while it runs.
+    """
+    router = str(manifest.get("cascade"))
+    folder = "" if model == router else f"{model}/"
+    return {
+        path: digest
+        for path, digest in manifest.get("files", {}).items()
+        if path.startswith(folder) and path != f"{router}/{PLAN_FILE}"
+    }
 
 
 def put(root: Path, files: Files, manifest: bytes) -> Path:

@@ -25,10 +25,12 @@ import psutil
 import tritonclient.http as triton_http
 
 from cascade_tools.errors import CascadeError, EnvironmentLacks, UsageError
-from cascade_tools.repository.place import refuse_other_target
+from cascade_tools.repository.place import models_of, refuse_other_target
 from cascade_tools.runtime.counts import counts_path
 from cascade_tools.runtime.shadow import SHADOW_VARIABLE
-from cascade_tools.serving.triton_wheel import STUB, find_triton
+from cascade_tools.serving.keeper import Keeper
+from cascade_tools.serving.stubs import model_of
+from cascade_tools.serving.triton_wheel import find_triton
 
 LOOPBACK = "127.0.0.1"
 READY_TIMEOUT_S = 120.0
@@ -92,7 +94,7 @@ class Server:
                 times, command = process.cpu_times(), process.cmdline()
             except psutil.NoSuchProcess:
                 continue
-            model = _model_of(command)
+            model = model_of(command)
             spent[model] = spent.get(model, 0.0) + times.user + times.system
         return spent
 
@@ -101,7 +103,7 @@ class Server:
         total = 0
         for process in psutil.Process(self.process.pid).children(recursive=True):
             try:
-                if _model_of(process.cmdline()) == model:
+                if model_of(process.cmdline()) == model:
                     total += process.memory_info().rss
             except psutil.NoSuchProcess:
                 continue
@@ -110,13 +112,6 @@ class Server:
     def wait(self) -> int:
         """Block until the server ends; return its exit code."""
         return self.process.wait()
-
-
-def _model_of(command: list[str]) -> str:
-    """The model that a stub process serves: the folder above the version in its first argument."""
-    if len(command) > 1 and Path(command[0]).name == STUB:
-        return Path(command[1]).parent.parent.name
-    return ""
 
 
 def free_ports() -> Ports:
@@ -155,6 +150,7 @@ def embedded_triton(
     log: Path | None = None,
     shadow: Path | None = None,
     adopted: Adopted | None = None,
+    keep: bool = False,
 ) -> Iterator[Server]:
     """Serve a repository on the loopback interface until the block ends.
 
@@ -164,6 +160,7 @@ def embedded_triton(
         log: where the server's log goes; None for a file that goes with the server.
         shadow: where the router writes its shadow log; None for none.
         adopted: models that the repository's router asks and that are not in it.
+        keep: revive the repository's models whose processes die, see `keeper`.
 
     Raises:
         EnvironmentLacks: the wheel does not run here.
@@ -172,14 +169,29 @@ def embedded_triton(
         CascadeError: the server did not become ready; the end of its log is shown.
     """
     find_triton()
-    refuse_other_target(repository, "embedded")
+    manifest = refuse_other_target(repository, "embedded")
+    own = models_of(repository, manifest)
+    models = [f"--model-repository={repository}"]
     if adopted is None:
-        models = [f"--model-repository={repository}", "--disable-auto-complete-config"]
+        # Explicit, so that a single model can be loaded again.
+        load = [f"--load-model={name}" for name in own]
+        models += ["--disable-auto-complete-config", "--model-control-mode=explicit", *load]
     else:
-        own = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
-        models = [f"--model-repository={repository}", *adopted.arguments(also=own)]
-    with _running(models, ports, log, shadow) as server:
-        yield server
+        models += adopted.arguments(also=own)
+    keeper: Keeper | None = None
+    try:
+        with _running(models, ports, log, shadow) as server:
+            if keep:
+                keeper = Keeper(server.process.pid, server.http_url, repository, manifest, own)
+                keeper.start()
+            try:
+                yield server
+            finally:
+                if keeper is not None:
+                    keeper.announce_stop()
+    finally:
+        if keeper is not None:
+            keeper.join()
 
 
 @contextmanager
@@ -228,8 +240,8 @@ def _running(
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
+        server = Server(process, ports, log)
         try:
-            server = Server(process, ports, log)
             _wait_until_ready(server)
             yield server
         finally:

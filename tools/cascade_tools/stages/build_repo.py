@@ -59,7 +59,7 @@ def _render(work: Workspace, target: Target) -> tuple[place.Files, dict[str, str
         check_config(name, text, router=name.startswith(f"{plan.cascade}/"))
     files: place.Files = {name: text.encode() for name, text in configs.items()}
     files |= {name: path.read_bytes() for name, path in code_files(plan, target).items()}
-    files[f"{plan.cascade}/plan/gear_plan.json"] = work.path(GEARS_FILE).read_bytes()
+    files[f"{plan.cascade}/{place.PLAN_FILE}"] = work.path(GEARS_FILE).read_bytes()
     for info in rendered(plan):
         graph = exported.tier(info.tier)
         path = work.path(graph.file)

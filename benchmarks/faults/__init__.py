@@ -1,0 +1,1 @@
+"""What `benchmarks.chaos` and `benchmarks.soak` share: a cascade, its oracle, a load, a server."""
