@@ -181,6 +181,47 @@ def test_a_broken_tier_that_no_gear_uses_changes_nothing(tmp_path: Path) -> None
     desk.close()
 
 
+# Tiers in the router's own process
+
+
+def local_desk(folder: Path, content: Json, *models: str, before: Broken | None = None) -> Desk:
+    """A router that runs some tiers itself; each asks the same ladder."""
+    desk = open_desk(folder, LABEL, CONFIDENCE, content, before or Broken())
+    infos = {info.model: info for info in desk.router.plan.ladder}
+    local = {m: lambda inputs, probs, m=m: desk.ladder(infos[m], inputs, probs) for m in models}
+    desk.router._tiers._local = local  # type: ignore[assignment]
+    return desk
+
+
+def test_a_cheap_local_tier_is_asked_at_once_and_a_dear_one_from_a_thread(tmp_path: Path) -> None:
+    content = plan_content()
+    desk = local_desk(tmp_path, content, "digits_tiny", "digits_base")
+    answers = desk.serve([[EASY], [MIDDLE], [HARD]])
+    assert [answers[n].tier for n in range(3)] == [[0], [1], [2]]
+    assert desk.late == {2}
+    desk.close()
+
+
+@pytest.mark.parametrize("change", [{"p50_ms": 0.5}, {"further_row_ms": 0.5}])
+def test_a_local_tier_that_takes_longer_than_a_hand_off_is_handed_off(
+    tmp_path: Path, change: dict[str, float]
+) -> None:
+    content = plan_content()
+    content["ladder"][1].update(change)
+    desk = local_desk(tmp_path, content, "digits_tiny", "digits_base")
+    desk.serve([[MIDDLE], [MIDDLE]])
+    assert desk.late == {0, 1}
+    desk.close()
+
+
+def test_a_local_tier_that_raises_is_passed_over(tmp_path: Path) -> None:
+    broken = Broken()
+    desk = local_desk(tmp_path, plan_content(), "digits_tiny", "digits_base", before=broken)
+    broken.tiers.add("tiny")
+    assert ask(desk, EASY) == (1, DEGRADED)
+    desk.close()
+
+
 # The batch trigger
 
 

@@ -27,8 +27,9 @@ log = logging.getLogger("cascade")
 class LocalTier:
     """One graph with its head; may be asked from several threads at once."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, one_label: bool = True) -> None:
         self._session = session
+        self._one_label = one_label
 
     def __call__(self, inputs: Mapping[str, npt.NDArray[np.generic]], probabilities: bool) -> TierAnswer:
         """The tier's answers, as a call by BLS gives them.
@@ -39,7 +40,9 @@ class LocalTier:
         wanted = ["LABEL", "CONFIDENCE", *(["PROBS"] if probabilities else [])]
         known = {name: inputs[name] for name in self._session.inputs}
         label, confidence, *rest = self._session.run(wanted, known)
-        return TierAnswer(label, confidence.ravel(), rest[0] if rest else None)
+        return TierAnswer(
+            label.ravel() if self._one_label else label, confidence.ravel(), rest[0] if rest else None
+        )
 
 
 def open_local_tiers(plan: Plan, repository: Path) -> dict[str, LocalTier]:
@@ -62,7 +65,7 @@ def open_local_tiers(plan: Plan, repository: Path) -> dict[str, LocalTier]:
         graph = repository / info.model / "1" / "model.onnx"
         try:
             if hashlib.sha256(graph.read_bytes()).hexdigest() == info.sha256:
-                found[info.model] = LocalTier(sessions.OnnxSession(graph))
+                found[info.model] = LocalTier(sessions.OnnxSession(graph), plan.tokens is None)
         except Exception as error:
             log.warning("tier %s is asked through the server: %s", info.tier, error)
     return found

@@ -40,8 +40,16 @@ class TritonPythonModel:
         groups = json.loads(args["model_config"])["instance_group"]
         instances = sum(int(group["count"]) for group in groups)
         counts = open_counts(args["model_name"], args["model_instance_name"], instances)
-        self._router = Router(plan_file, self._call_tier, self._send, metrics, shadow, counts)
-        self._local = open_local_tiers(self._router.plan, Path(args["model_repository"]).parent)
+        models = Path(args["model_repository"]).parent
+        self._router = Router(
+            plan_file,
+            self._call_tier,
+            self._send,
+            metrics,
+            shadow,
+            counts,
+            lambda plan: open_local_tiers(plan, models),
+        )
         gc.freeze()  # what is loaded now stays; no collection has to walk through it again
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -82,16 +90,6 @@ class TritonPythonModel:
         self._router.close()
 
     def _call_tier(self, info: TierInfo, inputs: Inputs, probabilities: bool) -> TierAnswer:
-        tier = self._local.get(info.model)
-        if tier is None:
-            return self._call_server(info, inputs, probabilities)
-        try:
-            answer = tier(inputs, probabilities)
-        except Exception as error:
-            raise TierError(str(error)) from None
-        return answer if self._router.plan.tokens else answer._replace(label=answer.label.ravel())
-
-    def _call_server(self, info: TierInfo, inputs: Inputs, probabilities: bool) -> TierAnswer:
         adopted = info.adopted
         wanted = ["LABEL", "CONFIDENCE", *(["PROBS"] if probabilities else [])]
         sent = inputs if adopted is None else model_inputs(inputs, adopted.inputs)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -27,6 +27,7 @@ from .batch import DEADLINE, DEGRADED, FALLBACK, Batch, RowNumbers, Ticket, Tier
 from .collector import Collector, Held, in_batches
 from .counts import Counts, counts_alone
 from .gears import Gear, Gears
+from .local import LocalTier
 from .plan import Plan, PlanError, PlanFile, TierInfo
 from .policy import ANSWER, Policy, route
 from .shadow import Shadow, ShadowRows
@@ -34,6 +35,7 @@ from .tiers import CallTier, Inputs, Tiers
 
 HOUSEKEEPING_PERIOD_S = 0.25
 CANCEL_CHECK_MS = 1.0
+HAND_OFF_MS = 0.3  # what a thread of the pool and a late answer cost
 FLAGGED = ((m.DEGRADED, DEGRADED), (m.DEADLINES, DEADLINE), (m.FALLBACKS, FALLBACK))
 
 log = logging.getLogger("cascade")
@@ -74,6 +76,7 @@ class Router:
         metrics: where counts go.
         shadow: shows a sample of the answered rows to the last tier; None for none.
         counts: shared with the other instances of this router; None for the only one.
+        open_local: the tiers that run in this process, by model; asked once.
 
     Raises:
         PlanError: the first plan is missing or illegal.
@@ -87,12 +90,13 @@ class Router:
         metrics: m.Metrics,
         shadow: Shadow | None = None,
         counts: Counts | None = None,
+        open_local: Callable[[Plan], Mapping[str, LocalTier]] = lambda plan: {},
     ) -> None:
         plan = plan_file.poll()
         if plan is None:
             raise PlanError("no gear plan")
         self._plan_file = plan_file
-        self._tiers = Tiers(call_tier, metrics)
+        self._tiers = Tiers(call_tier, open_local(plan), metrics)
         self._send = send
         self._metrics = metrics
         self._shadow = shadow
@@ -157,8 +161,13 @@ class Router:
             self._hand_off(everything.part(np.ones(rows, bool), 0))
             return everything.batch, completed
         try:
-            for group in self._advance(everything, completed):
-                self._hand_off(group)
+            waiting = [everything]
+            while waiting:
+                for group in self._advance(waiting.pop(), completed):
+                    if self._is_quick(group):
+                        waiting.append(group)
+                    else:
+                        self._hand_off(group)
         except Exception as error:
             log.exception("routing failed")
             self._settle(everything, completed, error=f"cascade {plan.cascade}: {error!r}")
@@ -197,6 +206,12 @@ class Router:
             tickets = [ticket for one in part for ticket in one.tickets]
             inputs = join([one.inputs for one in part], plan.inputs)
             self._hand_off(self._begin(tickets, inputs, plan, gear))
+
+    def _is_quick(self, group: _Group) -> bool:
+        """Asking the next tier here takes less than handing the rows to a thread would."""
+        info = group.info
+        planned_ms = info.p50_ms + (len(group.rows) - 1) * info.further_row_ms
+        return planned_ms <= HAND_OFF_MS and self._tiers.is_local(info)
 
     def _hand_off(self, group: _Group) -> None:
         try:

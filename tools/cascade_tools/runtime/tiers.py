@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from . import metrics as m
 from .batch import TierAnswer
 from .breaker import Breaker
+from .local import LocalTier
 from .plan import Plan, TierInfo
 
 Inputs = dict[str, npt.NDArray[np.generic]]
@@ -60,11 +62,13 @@ class Tiers:
 
     Args:
         call_tier: how a tier is asked.
+        local: tiers that run in this process, by model; they are asked here and not by `call_tier`.
         metrics: where the states go.
     """
 
-    def __init__(self, call_tier: CallTier, metrics: m.Metrics) -> None:
+    def __init__(self, call_tier: CallTier, local: Mapping[str, LocalTier], metrics: m.Metrics) -> None:
         self._call_tier = call_tier
+        self._local = local
         self._metrics = metrics
         self._lock = threading.Lock()
         self._states: dict[str, _State] = {}
@@ -84,6 +88,24 @@ class Tiers:
                 return Asked(index, answer, degraded)
             degraded = True
         return Asked(wanted, None, degraded)
+
+    def is_local(self, info: TierInfo) -> bool:
+        """The tier runs in this process."""
+        return info.model in self._local
+
+    def call(self, info: TierInfo, inputs: Inputs, probabilities: bool) -> TierAnswer:
+        """Ask one tier, broken or not.
+
+        Raises:
+            TierError: it did not answer.
+        """
+        local = self._local.get(info.model)
+        if local is None:
+            return self._call_tier(info, inputs, probabilities)
+        try:
+            return local(inputs, probabilities)
+        except Exception as error:
+            raise TierError(str(error)) from None
 
     def probe(self, now: float) -> None:
         """Ask broken tiers again whose delay is over, each from a thread of its own."""
@@ -111,7 +133,7 @@ class Tiers:
 
     def _try(self, info: TierInfo, inputs: Inputs, probabilities: bool) -> TierAnswer | None:
         try:
-            answer = self._call_tier(info, inputs, probabilities)
+            answer = self.call(info, inputs, probabilities)
         except TierError as error:
             self._failed(info, inputs, str(error))
             return None
