@@ -1,5 +1,5 @@
 # Every target uses .venv in this folder and makes it if it is missing.
-.PHONY: help setup demo check test bench-search bench-guarantee bench-drift format clean
+.PHONY: help setup demo check test bench-search bench-guarantee bench-drift bench-router format clean
 .DEFAULT_GOAL := help
 
 help: ## What there is to make
@@ -30,6 +30,11 @@ bench-guarantee: setup ## Is the promise kept on new rows? (about 50 minutes)
 bench-drift: setup ## The digits drift: when is it noticed, what do new cuts do? (about 5 minutes)
 	.venv/bin/cascade-tools run ensembles/digits
 	.venv/bin/python -m benchmarks.drift
+
+bench-router: setup ## Our router beside other ways to run a cascade on Triton (about 20 minutes)
+	.venv/bin/cascade-tools run ensembles/digits
+	scripts/perf-analyzer
+	.venv/bin/python -m benchmarks.router
 
 format: setup ## Format and mend what can be mended
 	.venv/bin/ruff format .

@@ -9,7 +9,6 @@ trivial  graphs of a few operators that read their answers off the row; the same
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-from google.protobuf import json_format, text_format
 from onnx import TensorProto, helper, numpy_helper
-from tritonclient.grpc import model_config_pb2
 
+from benchmarks.baselines import MAX_BATCH, baseline_files
 from cascade_tools.artifacts import (
     Exported,
     Gear,
@@ -50,11 +48,9 @@ from cascade_tools.store import Workspace, digest_bytes
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-MAX_BATCH = 32
 ROWS = 4000
 LEAVE_FIRST, REACH_LAST = 0.30, 0.10
 NEAR_A_CUT = 1e-4  # rows nearer than this are left out: rounding would decide where they go
-ROUTERS = Path(__file__).parent / "routers"
 INPUT = "X"
 WIDTHS = {"wee": (16, 12, 10), "mid": (16, 128, 170, 10), "vast": (16, 5000, 5000, 5000, 10)}
 SEED = 0
@@ -95,7 +91,8 @@ class Ladder:
     @property
     def easy(self) -> npt.NDArray[np.bool_]:
         """Rows that the first tier answers."""
-        return self.answered == 0
+        easy: npt.NDArray[np.bool_] = self.answered == 0
+        return easy
 
     def take(self, index: npt.NDArray[Any]) -> Arrays:
         """The inputs of some rows."""
@@ -225,7 +222,7 @@ def _ladder(
         answered=answered[clear],
         reached=reached[clear],
     )
-    files |= baseline_files(ladder)
+    files |= baseline_files(ladder.specs, ladder.policy, ladder.models, ladder.tiers)
     return ladder
 
 
@@ -315,95 +312,3 @@ def _graph(nodes: list[Any], weights: list[Any]) -> bytes:
 
 def _told(plan: GearPlan) -> str:
     return " > ".join(plan.gears[0].policy.tiers)
-
-
-# The other routers
-
-STATE = (("LABEL", "INT64"), ("CONFIDENCE", "FP32"), ("TIER", "INT32"), ("GOAL", "INT32"))
-
-
-def baseline_files(ladder: Ladder) -> place.Files:
-    """Configs and code of the routers that ours is compared with."""
-    steps = [
-        {"model": model, "tier": tier, "level": level, "cuts": list(entry.cuts), "to": list(entry.to)}
-        for level, (model, tier, entry) in enumerate(
-            zip(ladder.models, ladder.tiers, ladder.policy.routes, strict=True)
-        )
-    ]
-    row = [_tensor(spec.name, spec.datatype, spec.dims) for spec in ladder.specs]
-    answer = [_tensor(name, datatype) for name, datatype in STATE[:3]]
-    files: place.Files = {}
-    for name, count in (("sequential", 1), ("sequential8", 8)):
-        files[f"{name}/config.pbtxt"] = _config(
-            name, row, answer, backend="python", count=count, parameters={"policy": json.dumps(steps)}
-        )
-        files[f"{name}/{VERSION}/model.py"] = (ROUTERS / "sequential.py").read_bytes()
-    state = [_tensor(name, datatype) for name, datatype in STATE]
-    for step in steps:
-        name = f"masked_{step['level']}"
-        before = [_tensor(f"IN_{n}", datatype) for n, datatype in STATE] if step["level"] else []
-        files[f"{name}/config.pbtxt"] = _config(
-            name, row + before, state, backend="python", batching=True, parameters={"step": json.dumps(step)}
-        )
-        files[f"{name}/{VERSION}/model.py"] = (ROUTERS / "masked_step.py").read_bytes()
-    files["mask_ensemble/config.pbtxt"] = _ensemble(ladder, row, answer)
-    # Triton wants a version folder even where it is empty.
-    files[f"mask_ensemble/{VERSION}/.keep"] = b""
-    return files
-
-
-def _ensemble(ladder: Ladder, row: list[Any], answer: list[Any]) -> bytes:
-    last = len(ladder.models) - 1
-    scheduled = []
-    for level in range(last + 1):
-        inputs = {spec.name: spec.name for spec in ladder.specs}
-        if level:
-            inputs |= {f"IN_{name}": f"{name}_{level - 1}" for name, _ in STATE}
-        outputs = {name: name if level == last else f"{name}_{level}" for name, _ in STATE[:3]}
-        if level < last:
-            outputs["GOAL"] = f"GOAL_{level}"
-        scheduled.append(
-            {"modelName": f"masked_{level}", "modelVersion": -1, "inputMap": inputs, "outputMap": outputs}
-        )
-    content = {
-        "name": "mask_ensemble",
-        "platform": "ensemble",
-        "maxBatchSize": MAX_BATCH,
-        "input": row,
-        "output": answer,
-        "ensembleScheduling": {"step": scheduled},
-    }
-    return _text(content)
-
-
-def _config(
-    name: str,
-    inputs: list[Any],
-    outputs: list[Any],
-    backend: str,
-    parameters: dict[str, str],
-    count: int = 1,
-    batching: bool = False,
-) -> bytes:
-    content: dict[str, Any] = {
-        "name": name,
-        "backend": backend,
-        "maxBatchSize": MAX_BATCH,
-        "input": inputs,
-        "output": outputs,
-        "instanceGroup": [{"count": count, "kind": "KIND_CPU"}],
-        "parameters": {key: {"stringValue": value} for key, value in parameters.items()},
-    }
-    if batching:
-        content["dynamicBatching"] = {}
-    return _text(content)
-
-
-def _tensor(name: str, datatype: str, dims: tuple[int, ...] = (1,)) -> dict[str, Any]:
-    return {"name": name, "dataType": f"TYPE_{datatype}", "dims": list(dims)}
-
-
-def _text(content: dict[str, Any]) -> bytes:
-    return text_format.MessageToString(
-        json_format.ParseDict(content, model_config_pb2.ModelConfig())
-    ).encode()

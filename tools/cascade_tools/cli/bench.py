@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cascade_tools.cli.options import BUILD, AsJson, BuildDir, Folder, open_workspace
-from cascade_tools.cli.output import show_json, show_line, show_table
+from cascade_tools.cli.output import show_json, show_line, show_table, show_warning
 from cascade_tools.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ def bench(
     from cascade_tools.stages.progress import stderr_reporter
 
     counts = _counts(clients)
+    for option, number in (("--hard-share", hard_share), ("--seconds", seconds)):
+        if number is not None and math.isnan(number):
+            raise UsageError(f"{option} nan: must be a number")
     if metrics_url is not None and url is None:
         raise UsageError("--metrics-url: belongs to --url, the address of a running server")
     work = open_workspace(folder, build_dir)
@@ -87,6 +91,8 @@ def _addresses(
     from cascade_tools.serving.embedded import embedded_triton
     from cascade_tools.serving.infer import check_address
     from cascade_tools.stages.build_repo import repository_root
+    from cascade_tools.stages.pipeline import status
+    from cascade_tools.stages.progress import stderr_reporter
 
     if url is not None:
         check_address(url)
@@ -94,6 +100,8 @@ def _addresses(
     repository = repository_root(work, "embedded") / "current"
     if not repository.is_dir():
         raise ArtifactError(f"{repository}: no repository is built there", f"run `{work.command('run')}`")
+    if status(work, "embedded", stderr_reporter())["build-repo"] == "stale":
+        show_warning(f"the repository is behind what it was made from; run `{work.command('run')}`")
     server = stack.enter_context(embedded_triton(repository, adopted=adopted_to_serve(work.cascade)))
     return server.grpc_url, server.metrics_url
 

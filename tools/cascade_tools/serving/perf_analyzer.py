@@ -39,6 +39,8 @@ START_TIMEOUT_S = 60.0
 WINDOWS = 3
 STABILITY_PERCENT = 100_000
 MICROSECONDS = 1000.0
+# What it says when no request ended within a window; the window is then doubled, so many times at most.
+TOO_SHORT, LONGER_WINDOWS = "larger time window", 3
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def run_perf_analyzer(
         model: the model to ask.
         inputs: name -> [rows, ...]; sent in turns, from the first again after the last.
         clients: requests that are under way at any time.
-        window_s: length of one window; at least one request must end in each.
+        window_s: length of one window; longer ones are taken where no request ends within it.
         composing: the models that `model` itself calls; each must have been asked before.
 
     Raises:
@@ -107,8 +109,7 @@ def run_perf_analyzer(
         command = [
             *(str(program), "-m", model, "-u", url, "-i", "grpc", "--input-data", str(rows)),
             *("--concurrency-range", str(clients), "-f", str(report)),
-            *("--measurement-mode", "time_windows", "-p", str(max(1, round(1000 * window_s)))),
-            *("-s", str(STABILITY_PERCENT), "-r", str(WINDOWS)),
+            *("--measurement-mode", "time_windows", "-s", str(STABILITY_PERCENT), "-r", str(WINDOWS)),
             *(["--async", "--max-threads", "4"] if clients > 1 else ["--sync"]),
         ]
         for name, values in inputs.items():
@@ -117,14 +118,24 @@ def run_perf_analyzer(
             # Without a version it fails as soon as one of them is not called within a window.
             named = ",".join(f"{composed}:{VERSION}" for composed in composing)
             command += ["--bls-composing-models", named]
-        timeout_s = START_TIMEOUT_S + 4 * WINDOWS * window_s
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, cwd=folder)
-        except subprocess.TimeoutExpired:
-            raise CascadeError(f"perf_analyzer on {model}: did not end within {timeout_s:.0f} s") from None
-        if done.returncode != 0 or not report.is_file():
-            raise CascadeError(f"perf_analyzer on {model} failed: {_last_words(done)}")
-        return parse_report(report.read_text())
+        for _ in range(LONGER_WINDOWS + 1):
+            done = _run(command, model, window_s)
+            if done.returncode == 0 and report.is_file():
+                return parse_report(report.read_text())
+            if TOO_SHORT not in done.stdout + done.stderr:
+                break
+            window_s *= 2.0
+        raise CascadeError(f"perf_analyzer on {model} failed: {_last_words(done)}")
+
+
+def _run(command: list[str], model: str, window_s: float) -> subprocess.CompletedProcess[str]:
+    """One start of the program."""
+    timeout_s = START_TIMEOUT_S + 4 * WINDOWS * window_s
+    window = ["-p", str(max(1, round(1000 * window_s)))]
+    try:
+        return subprocess.run([*command, *window], capture_output=True, text=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise CascadeError(f"perf_analyzer on {model}: did not end within {timeout_s:.0f} s") from None
 
 
 def input_data(inputs: dict[str, npt.NDArray[Any]]) -> list[dict[str, dict[str, str]]]:
