@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 from google.protobuf import text_format
 from rich.console import Console
 from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.utils import deserialize_bytes_tensor
 
 from cascade_tools.artifacts import AdoptedInput, InputSpec
 from cascade_tools.errors import UsageError
-from cascade_tools.serving.adopted import adopted_of
+from cascade_tools.serving.adopted import adopted_of, adopted_to_serve
+from cascade_tools.serving.perf_analyzer import input_data
 from cascade_tools.spec import Cascade
 from cascade_tools.stages.adopted import looks_like_probabilities, match, model_digest, served_inputs
 from cascade_tools.stages.calibrate import calibrate
@@ -215,12 +218,27 @@ def test_a_model_that_is_not_there_is_named_with_its_tier(tmp_path: Path) -> Non
         adopted_of(cascade)
 
 
+def test_the_models_of_another_server_cannot_be_served_by_ours(tmp_path: Path) -> None:
+    content = spec_content()
+    content["tiers"][1]["source"] = {"triton": "Giant"}
+    content["triton"] = {"url": "gpu-host:8001"}
+    with pytest.raises(UsageError, match=r"triton\.url: the models of that server"):
+        adopted_to_serve(write_cascade(tmp_path, content))
+    assert adopted_to_serve(write_cascade(tmp_path / "none")) is None
+
+
 def test_texts_cannot_be_read_by_a_model_that_is_exported(tmp_path: Path) -> None:
     content = {**spec_content(), "data": {"validation": "rows.npz"}}
     cascade = write_cascade(tmp_path, content)
     np.savez(tmp_path / "rows.npz", TEXT=np.full((9, 1), "word"), target=np.arange(9) % 3)
     with pytest.raises(UsageError, match=r"tiers\.small\.source: .* none reads texts, which TEXT of"):
         calibrate(Workspace(cascade, tmp_path / "build"), {}, Reporter(Console(quiet=True)))
+
+
+def test_texts_go_to_perf_analyzer_as_they_are_sent() -> None:
+    texts = np.array([[b"one", b""], ["zwölf".encode(), b"3"]], np.object_)
+    sent = [base64.b64decode(row["TEXT"]["b64"]) for row in input_data({"TEXT": texts})]
+    assert [deserialize_bytes_tensor(raw).tolist() for raw in sent] == texts.tolist()
 
 
 def test_probabilities_that_are_called_logits_are_noticed() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,9 +184,10 @@ CALLS = {
     "half": ("half", adopted([("IMAGE", "image", "FP16")], "softmax", "probabilities")),
 }
 CUTS = (0.45, 0.5)
+PLAN = "trio/plan/gear_plan.json"
 
 
-def plan_of(name: str, tiers: tuple[str, ...], classes: int = CLASSES) -> GearPlan:
+def plan_of(tiers: tuple[str, ...], classes: int = CLASSES) -> GearPlan:
     content = plan_content(tiers)
     ladder = []
     for tier in tiers:
@@ -194,7 +196,7 @@ def plan_of(name: str, tiers: tuple[str, ...], classes: int = CLASSES) -> GearPl
     cuts = CUTS[: len(tiers) - 1]
     routes = [route_entry([cut], [level + 1, -1]) for level, cut in enumerate(cuts)]
     content.update(
-        cascade=name,
+        cascade="trio",
         classes=classes,
         probabilities=True,
         inputs=[
@@ -239,7 +241,7 @@ def mixed(small: Workspace, tmp_path_factory: pytest.TempPathFactory, report: Re
 
 @pytest.fixture(scope="module")
 def built(mixed: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository of three routers: the mixed cascade's, `trio`, and `alone`, which expects more classes."""
+    """A repository of two routers: the mixed cascade's, and `trio` over models that are adopted alone."""
     repository = tmp_path_factory.mktemp("built") / "repository"
     shutil.copytree(mixed.path("repository") / "current", repository)
     table = load_score_table(mixed.path(SCORES_FILE))
@@ -347,33 +349,49 @@ def test_answers_are_those_of_the_models_and_their_heads(served: Server) -> None
     assert seen == {0, 1, 2}
 
 
+@contextmanager
+def swapped(served: Server, built: Path, plan: GearPlan) -> Iterator[None]:
+    """Another plan for `trio` for the length of a block."""
+
+    def put(content: bytes) -> None:
+        before = took_over(served, content)
+        if content != (built / PLAN).read_bytes():
+            write_atomically(built / PLAN, content)
+            wait_until(lambda: took_over(served, content) > before, "the router takes over the plan")
+
+    own = (built / PLAN).read_bytes()
+    put(to_bytes(plan))
+    try:
+        yield
+    finally:
+        put(own)
+
+
 @pytest.mark.parametrize("min_queue", [1, 32], ids=["at once", "held"])
 def test_requests_of_different_shapes_at_once_all_get_their_own_answers(
     served: Server, built: Path, min_queue: int
 ) -> None:
-    if min_queue > 1:
-        plan = plan_of("trio", TIERS)
-        gear = plan.gears[0].model_copy(update={"min_queue": min_queue, "max_wait_ms": 20.0})
-        content = to_bytes(plan.model_copy(update={"gears": (gear,)}))
-        write_atomically(built / "trio" / "plan" / "gear_plan.json", content)
-        wait_until(lambda: took_over(served, content) == 1, "the router takes over the plan")
+    gear = plan_of(TIERS).gears[0].model_copy(update={"min_queue": min_queue, "max_wait_ms": 20.0})
     rng = np.random.default_rng(1)
-    requests = [draw(rng) for _ in range(300)]
+    requests = [draw(rng) for _ in range(150)]
 
     async def send() -> list[Any]:
         async with triton_aio.InferenceServerClient(served.grpc_url) as client:
             calls = [client.infer("trio", r.tensors(), client_timeout=PATIENCE_S) for r in requests]
             return list(await asyncio.gather(*calls))
 
-    for request, found in zip(requests, asyncio.run(send()), strict=True):
+    with swapped(served, built, plan_of(TIERS).model_copy(update={"gears": (gear,)})):
+        answers = asyncio.run(send())
+    for request, found in zip(requests, answers, strict=True):
         check(found, request.expected())
 
 
-def test_scores_of_other_classes_are_an_error_that_names_the_tier(served: Server) -> None:
+def test_scores_of_other_classes_are_an_error_that_names_the_tier(served: Server, built: Path) -> None:
     request = draw(np.random.default_rng(2))
-    refused = pytest.raises(InferenceServerException, match="tier half and all larger ones")
-    with triton_grpc.InferenceServerClient(served.grpc_url) as client, refused:
-        client.infer("alone", request.tensors())
+    refused = pytest.raises(InferenceServerException, match="tier reader and all larger ones")
+    client = triton_grpc.InferenceServerClient(served.grpc_url)
+    with swapped(served, built, plan_of(TIERS, CLASSES + 2)), client, refused:
+        client.infer("trio", request.tensors())
     said = f"tier half: model half: scores must be of {CLASSES + 2} classes, found shape ["
     assert said in served.log.read_text(errors="replace")
 

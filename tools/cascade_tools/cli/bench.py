@@ -87,6 +87,7 @@ def _addresses(
     stack: ExitStack, work: Workspace, url: str | None, metrics_url: str | None
 ) -> tuple[str, str]:
     """The server's addresses of gRPC and of its metrics; one is started if none is named."""
+    from cascade_tools.serving.adopted import adopted_to_serve
     from cascade_tools.serving.embedded import embedded_triton
     from cascade_tools.serving.infer import check_address
     from cascade_tools.stages.build_repo import repository_root
@@ -101,7 +102,7 @@ def _addresses(
         raise ArtifactError(f"{repository}: no repository is built there", f"run `{work.command('run')}`")
     if status(work, "embedded", stderr_reporter())["build-repo"] == "stale":
         show_warning(f"the repository is behind what it was made from; run `{work.command('run')}`")
-    server = stack.enter_context(embedded_triton(repository))
+    server = stack.enter_context(embedded_triton(repository, adopted=adopted_to_serve(work.cascade)))
     return server.grpc_url, server.metrics_url
 
 

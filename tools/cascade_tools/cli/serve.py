@@ -10,7 +10,6 @@ import typer
 
 from cascade_tools.cli.options import BUILD, AsJson, BuildDir, Folder, open_workspace
 from cascade_tools.cli.output import show_json, show_line, show_table, show_warning
-from cascade_tools.errors import UsageError
 
 SHOWN_ROWS = 20
 
@@ -34,7 +33,7 @@ def serve(
     as_json: AsJson = False,
 ) -> None:
     """Serve the built cascade on the embedded Triton, on the loopback interface, until Ctrl-C."""
-    from cascade_tools.serving.adopted import adopted_of
+    from cascade_tools.serving.adopted import adopted_to_serve
     from cascade_tools.serving.embedded import Ports, embedded_triton, free_ports
     from cascade_tools.stages.build_repo import repository_root
     from cascade_tools.stages.pipeline import status
@@ -42,13 +41,7 @@ def serve(
     from cascade_tools.stages.recalibrate import SHADOW_FILE
 
     work = open_workspace(folder, build_dir)
-    if work.cascade.adopted and work.cascade.adopted_repository is None:
-        raise UsageError(
-            "triton.url: the models of another server cannot be asked from this one",
-            f"give that server {repository_root(work, 'embedded') / 'current'} as a further "
-            "--model-repository, or name the models' repository instead of the url",
-        )
-    adopted = adopted_of(work.cascade)
+    adopted = adopted_to_serve(work.cascade)
     state = status(work, "embedded", stderr_reporter())["build-repo"]
     if state == "stale":
         show_warning(f"the repository is behind what it was made from; run `{work.command('run')}`")

@@ -128,6 +128,21 @@ def adopted_of(cascade: Cascade) -> Adopted | None:
     return Adopted(repository, tuple(dict.fromkeys(cascade.model_name(t.name) for t in cascade.adopted)))
 
 
+def adopted_to_serve(cascade: Cascade) -> Adopted | None:
+    """What a server of our own must have beside the cascade's repository; None for nothing.
+
+    Raises:
+        UsageError: another server has them, or see `adopted_of`.
+    """
+    if cascade.adopted and cascade.adopted_repository is None:
+        raise UsageError(
+            "triton.url: the models of that server cannot be asked from another one",
+            "give that server the cascade's repository (`current`) as a further --model-repository, or name "
+            "the models' own repository instead of the url",
+        )
+    return adopted_of(cascade)
+
+
 def digest_of_served(url: str, model: str) -> str:
     """What a running server says of a model, its config and its ready versions, as one digest.
 

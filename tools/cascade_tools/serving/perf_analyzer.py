@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tritonclient.utils import serialize_byte_tensor
 
 from cascade_tools.errors import CascadeError, EnvironmentLacks, UsageError
 from cascade_tools.repository.render import VERSION
@@ -142,9 +143,16 @@ def input_data(inputs: dict[str, npt.NDArray[Any]]) -> list[dict[str, dict[str, 
     count = len(next(iter(inputs.values())))
     plain = {name: np.ascontiguousarray(values) for name, values in inputs.items()}
     return [
-        {name: {"b64": base64.b64encode(values[row].tobytes()).decode()} for name, values in plain.items()}
+        {name: {"b64": base64.b64encode(_raw(values[row])).decode()} for name, values in plain.items()}
         for row in range(count)
     ]
+
+
+def _raw(values: npt.NDArray[Any]) -> bytes:
+    """A tensor as it is sent; of texts each has its length before it."""
+    if values.dtype.kind != "O":
+        return values.tobytes()
+    return bytes(serialize_byte_tensor(values).item())
 
 
 def parse_report(text: str) -> PerfResult:

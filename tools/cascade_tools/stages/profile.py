@@ -76,7 +76,7 @@ def profile(work: Workspace, made_from: dict[str, str], report: Reporter) -> Non
     idle_watts = _idle_watts(meter)
     batches = [b for b in BATCHES if b <= cascade.serving.max_batch_size]
     points: list[ProfilePoint] = []
-    with report.task(f"  {len(exported.tiers)} tiers x {len(batches)} batch sizes") as advance:
+    with report.task(f"  {len(exported.tiers)} exported tiers x {len(batches)} batch sizes") as advance:
         for tier in exported.tiers:
             path = work.path(tier.file)
             if digest_file(path) != tier.sha256:
