@@ -43,6 +43,7 @@ from cascade_tools.serving.perf_analyzer import find_perf_analyzer
 from cascade_tools.store import write_atomically
 
 CLIENTS = (1, 8, 32)
+PARTS = ("table", "extra", "hard")
 OUT = Path("build/benchmarks/router.json")
 
 
@@ -200,11 +201,13 @@ def main() -> None:
     parser.add_argument("--only", help="ladder/router, comma separated; a ladder alone means all its routers")
     parser.add_argument("--quick", action="store_true", help="short windows, one pass: for a first look")
     parser.add_argument("--clients", default=",".join(map(str, CLIENTS)), help="comma separated")
-    parser.add_argument("--parts", default="table,extra,hard", help="some of table, extra, hard")
+    parser.add_argument("--parts", default=",".join(PARTS), help="comma separated")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     try:
         _measure(arguments)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except CascadeError as error:
         sys.exit(f"error: {error.message}" + (f"\n  -> {error.hint}" if error.hint else ""))
 
@@ -212,6 +215,11 @@ def main() -> None:
 def _measure(arguments: argparse.Namespace) -> None:
     wanted = _wanted(arguments.only)
     effort = QUICK if arguments.quick else FULL
+    parts = set(arguments.parts.split(","))
+    if not parts <= set(PARTS):
+        raise UsageError(f"--parts {arguments.parts}: some of {', '.join(PARTS)}, comma separated")
+    if not all(count.isdecimal() and int(count) for count in arguments.clients.split(",")):
+        raise UsageError(f"--clients {arguments.clients}: whole numbers from 1, comma separated")
     clients = [int(count) for count in arguments.clients.split(",")]
     program = find_perf_analyzer()
     ladders: dict[str, Any] = {}
@@ -220,7 +228,7 @@ def _measure(arguments: argparse.Namespace) -> None:
         ladder = LADDERS[name]()
         with served(ladder) as server:
             bench = Bench(ladder, server, program, effort)
-            ladders[name] = run_ladder(bench, routers, clients, set(arguments.parts.split(",")))
+            ladders[name] = run_ladder(bench, routers, clients, parts)
         show(name, ladders[name])
         _write(arguments, ladders)
     print(f"written: {arguments.out}")

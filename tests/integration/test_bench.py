@@ -77,7 +77,6 @@ def test_nobody_at_the_address_is_one_message(small: Workspace) -> None:
     [
         (("--clients", "0"), ("--clients 0", "1,8,32")),
         (("--clients", "1,many"), ("--clients 1,many",)),
-        (("--hard-share", "nan"), ("--hard-share nan",)),
         (("--url", "http://here"), ("--url http://here", "host:port")),
         (("--metrics-url", "http://here"), ("--metrics-url", "--url")),
     ],

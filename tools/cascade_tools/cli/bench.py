@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -50,9 +49,6 @@ def bench(
     from cascade_tools.stages.progress import stderr_reporter
 
     counts = _counts(clients)
-    for option, number in (("--hard-share", hard_share), ("--seconds", seconds)):
-        if number is not None and math.isnan(number):
-            raise UsageError(f"{option} nan: must be a number")
     if metrics_url is not None and url is None:
         raise UsageError("--metrics-url: belongs to --url, the address of a running server")
     work = open_workspace(folder, build_dir)
