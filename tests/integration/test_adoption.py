@@ -249,14 +249,13 @@ def built(mixed: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = mixed.load(GEARS_FILE, GearPlan, "gears")
     plan = with_policies(plan, (threshold_policy(table.tiers, cuts), None))
     (repository / "small" / "plan" / "gear_plan.json").write_bytes(to_bytes(plan))
-    for plan in (plan_of("trio", TIERS), plan_of("alone", ("half",), CLASSES + 2)):
-        configs = render_configs(plan, placement([]), "embedded")
-        assert list(configs) == [f"{plan.cascade}/config.pbtxt"]
-        files = {name: text.encode() for name, text in configs.items()}
-        files |= {name: path.read_bytes() for name, path in code_files(plan, "embedded").items()}
-        files[f"{plan.cascade}/plan/gear_plan.json"] = to_bytes(plan)
-        for name, content in files.items():
-            write_atomically(repository / name, content)
+    plan = plan_of(TIERS)
+    configs = render_configs(plan, placement([]), "embedded")
+    assert list(configs) == ["trio/config.pbtxt"]
+    files = {name: text.encode() for name, text in configs.items()}
+    files |= {name: path.read_bytes() for name, path in code_files(plan, "embedded").items()}
+    for name, content in {**files, PLAN: to_bytes(plan)}.items():
+        write_atomically(repository / name, content)
     everything = {
         str(p.relative_to(repository)): p.read_bytes() for p in repository.rglob("*") if p.is_file()
     }

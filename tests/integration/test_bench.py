@@ -48,8 +48,8 @@ def test_the_built_in_client_sends_the_wanted_share_of_hard_rows(server: Server,
     shares = [tier["answered_share"] for tier in row["tiers"]]
     assert sum(shares) == pytest.approx(1.0)
     assert shares[0] == pytest.approx(0.1, abs=0.05)
-    # All three were asked, so all three have times of Triton's.
-    assert all(tier["queue_ms"] >= 0 and tier["compute_ms"] > 0 for tier in row["tiers"])
+    # The router runs tiers as small as these itself, so Triton has no times of them.
+    assert all(tier["queue_ms"] is None and tier["compute_ms"] is None for tier in row["tiers"])
 
 
 def test_perf_analyzer_measures_every_number_of_clients(server: Server, small: Workspace) -> None:
