@@ -24,6 +24,7 @@ GOING = (
     r"^NOT_FOUND: .* has no available versions",
     r"^\w+: cascade chaos: tier \w+ and all larger ones did not answer",
 )
+AWAY = (r"^NOT_FOUND: .* has no available versions", r"^UNAVAILABLE: .*not ready")
 FULL = (r"^UNAVAILABLE: .* rows are in flight, the limit of this router",)
 ROUTER_GONE = (r"Stub process .* is not healthy", r"^NOT_FOUND: .* has no available versions", r"not ready")
 
@@ -61,8 +62,8 @@ def kill_tiers(scene: Scene, load: Load) -> None:
 
 
 def reload_tiers(scene: Scene, load: Load) -> None:
-    """Each tier away for half a second."""
-    for share, model in zip((0.1, 0.4, 0.7), MODELS, strict=True):
+    """Each tier, and then the router itself, away for half a second."""
+    for share, model in zip((0.1, 0.3, 0.5, 0.7), (*MODELS, CASCADE), strict=True):
         load.wait_for(share)
         scene.unload(model)
         time.sleep(0.5)
@@ -137,7 +138,7 @@ def kill_router(scene: Scene, load: Load) -> None:
 
 FAULTS = (
     Fault("a tier's process is killed", "kill-tier", kill_tiers),
-    Fault("a tier is unloaded and loaded", "reload", reload_tiers),
+    Fault("a tier is unloaded and loaded, then the router", "reload", reload_tiers, allowed=AWAY),
     Fault("a slow tier", "slow", slow_tiers, allowed=FULL),
     Fault("ten plans swapped, three corrupt", "plans", swap_plans),
     Fault("admission full", "full", nothing, allowed=FULL, limits={"rows_in_flight": FEW_ROWS}),

@@ -187,6 +187,9 @@ def put_repository(root: Path, plan: GearPlan, graphs: dict[str, bytes]) -> Path
     configs = render_configs(plan, placement, "embedded")
     files = {name: text.encode() for name, text in configs.items()}
     files |= {name: path.read_bytes() for name, path in code_files(plan, "embedded").items()}
+    del files[
+        f"{CASCADE}/{VERSION}/onnx_session.py"
+    ]  # tiers inside the router could not be broken apart from it
     files[f"{CASCADE}/{place.PLAN_FILE}"] = plan.model_dump_json().encode()
     for info in plan.ladder:
         files[f"{info.model}/{VERSION}/model.onnx"] = graphs[info.tier]

@@ -42,6 +42,7 @@ class Ticket:
         deadline_s: time of the router's clock after which an early answer is better; None for never.
         is_cancelled: asks the server whether the client has gone.
         handle: what the server gave; the router only passes it back.
+        retryable: what `error` tells of may be over when the client asks again.
         arrived_s: when it entered `execute`, on the router's clock.
     """
 
@@ -53,6 +54,7 @@ class Ticket:
     first: int = 0
     open_rows: int = 0
     error: str = ""
+    retryable: bool = False
     cancelled: bool = False
 
 
@@ -93,7 +95,9 @@ class Batch:
                     self.probabilities = np.zeros((self.rows, classes), np.float32)
                 self.probabilities[rows] = answer.probabilities
 
-    def settle(self, rows: RowNumbers, flag: int = 0, error: str = "") -> list[Ticket]:
+    def settle(
+        self, rows: RowNumbers, flag: int = 0, error: str = "", *, retryable: bool = False
+    ) -> list[Ticket]:
         """Close rows; return the tickets that this call completed, each exactly once ever."""
         with self._lock:
             fresh = rows[~self._settled[rows]]
@@ -102,7 +106,8 @@ class Batch:
             completed = []
             for number in self.owner[fresh].tolist():
                 ticket = self.tickets[number]
-                ticket.error = ticket.error or error
+                if error and not ticket.error:
+                    ticket.error, ticket.retryable = error, retryable
                 ticket.open_rows -= 1
                 if ticket.open_rows == 0:
                     completed.append(ticket)

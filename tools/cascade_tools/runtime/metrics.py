@@ -6,6 +6,7 @@ the changes out. Distributions are counters with an `le` label, as Prometheus hi
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
@@ -104,10 +105,14 @@ class Metrics:
                 metric.increment(value)
 
     def close(self) -> None:
-        """Flush, then drop the metrics before their families, as Triton asks."""
+        """Flush, and keep all metrics for as long as this process lives.
+
+        Triton 2.51 corrupts its memory when a metric is deleted that a newly loaded version of the model has
+        got under the same labels; a reference that nobody gives back keeps Python from deleting any.
+        """
         self.flush()
-        self._metrics.clear()
-        self._families.clear()
+        for kept in (*self._metrics.values(), *self._families.values()):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
 
     def _metric(self, family: Family, labels: Labels) -> Any:
         key = (family, labels)

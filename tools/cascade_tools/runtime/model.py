@@ -130,7 +130,8 @@ def _response(batch: Batch, ticket: Ticket) -> Any:
     if ticket.cancelled:
         return _error("the client cancelled the request", pb_utils.TritonError.CANCELLED)
     if ticket.error:
-        return _error(ticket.error, pb_utils.TritonError.INTERNAL)
+        again = pb_utils.TritonError.UNAVAILABLE if ticket.retryable else pb_utils.TritonError.INTERNAL
+        return _error(ticket.error, again)
     mine = slice(ticket.first, ticket.first + ticket.rows)
     outputs = [
         pb_utils.Tensor("LABEL", batch.label[mine].reshape(ticket.rows, -1)),

@@ -345,13 +345,21 @@ class Router:
         self._settle(group.part(has_answer, group.level), completed, flag=DEGRADED)
         tier = group.policy.tiers[group.level]
         text = f"cascade {group.plan.cascade}: tier {tier} and all larger ones did not answer"
-        self._settle(group.part(~has_answer, group.level), completed, error=text)
+        self._settle(group.part(~has_answer, group.level), completed, error=text, retryable=True)
 
-    def _settle(self, group: _Group, completed: list[Ticket], flag: int = 0, error: str = "") -> None:
+    def _settle(
+        self,
+        group: _Group,
+        completed: list[Ticket],
+        flag: int = 0,
+        error: str = "",
+        *,
+        retryable: bool = False,
+    ) -> None:
         """Close the group's rows; tickets that this completes join `completed` before anything else."""
         if not group.rows.size:
             return
-        done = group.batch.settle(group.rows, flag, error)
+        done = group.batch.settle(group.rows, flag, error, retryable=retryable)
         completed += done
         if done:
             self._count(group, done)
