@@ -67,7 +67,8 @@ def run_ladder(
         content["extra_ms"] = [_extra(bench, of_interest, awake=awake) for awake in (False, True)]
     if "hard" in parts and "cascade" in routers and name != "trivial":
         _say(f"{name}: easy rows while the hard share grows")
-        content["easy_rows"] = bench.hard_shares()
+        with awake_cores():
+            content["easy_rows"] = bench.hard_shares()
     return content
 
 

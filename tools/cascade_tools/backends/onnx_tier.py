@@ -7,6 +7,7 @@ CONFIDENCE and optionally PROBS, as everywhere in a cascade.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ class TritonPythonModel:
         """Open `model.onnx` beside this file."""
         config = json.loads(args["model_config"])
         self._outputs = [entry["name"] for entry in config["output"]]
+        # Where tiers share cores, short work goes first: easy rows must not wait for hard ones.
+        os.nice(int(config["parameters"]["nice"]["string_value"]))
         threads = int(config["parameters"]["intra_op_thread_count"]["string_value"])
         folder = Path(args["model_repository"]) / args["model_version"]
         self._session = OnnxSession(folder / "model.onnx", threads)

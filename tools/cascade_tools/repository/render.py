@@ -18,6 +18,7 @@ SERVERS: dict[Target, str] = {
     "ngc": "nvcr.io/nvidia/tritonserver:26.07-py3",
 }
 VERSION = "1"
+LONG_WORK_NICE = 10  # scheduling priority of embedded tiers that take longer than `inline_entry_ms`
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def render_configs(plan: GearPlan, placement: Placement, target: Target) -> dict
             tier=tier.tier,
             outputs=[*answer, *probs],
             groups=instance_groups(placement, tier.tier),
+            nice=LONG_WORK_NICE if tier.p50_ms > plan.limits.inline_entry_ms else 0,
             **common,
         )
     return files

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from .adopted import model_inputs, to_answer
@@ -23,6 +26,14 @@ from .shadow import SHADOW_VARIABLE, Shadow
 from .tiers import Inputs, TierError
 
 FINAL = 1
+# What the rows of one request give for each output of the model.
+OUTPUTS: dict[str, Callable[[Batch, slice], Any]] = {
+    "LABEL": lambda batch, mine: batch.label[mine].reshape(mine.stop - mine.start, -1),
+    "CONFIDENCE": lambda batch, mine: batch.confidence[mine, None],
+    "TIER": lambda batch, mine: batch.tier[mine, None],
+    "FLAGS": lambda batch, mine: batch.flags[mine, None],
+    "PROBS": lambda batch, mine: np.asarray(batch.probabilities)[mine],
+}
 
 
 class TritonPythonModel:
@@ -31,6 +42,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the gear plan; a missing or illegal one keeps the model from loading."""
         _log_to_triton()
+        faulthandler.enable()  # a crash leaves the stacks of all threads in Triton's log
         plan_file = PlanFile(Path(args["model_repository"]) / "plan" / "gear_plan.json")
         # The names below do not exist yet while Triton imports this file.
         self._cpu = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU)
@@ -133,14 +145,9 @@ def _response(batch: Batch, ticket: Ticket) -> Any:
         again = pb_utils.TritonError.UNAVAILABLE if ticket.retryable else pb_utils.TritonError.INTERNAL
         return _error(ticket.error, again)
     mine = slice(ticket.first, ticket.first + ticket.rows)
-    outputs = [
-        pb_utils.Tensor("LABEL", batch.label[mine].reshape(ticket.rows, -1)),
-        pb_utils.Tensor("CONFIDENCE", batch.confidence[mine, None]),
-        pb_utils.Tensor("TIER", batch.tier[mine, None]),
-        pb_utils.Tensor("FLAGS", batch.flags[mine, None]),
-    ]
-    if batch.probabilities is not None:
-        outputs.append(pb_utils.Tensor("PROBS", batch.probabilities[mine]))
+    # Triton would drop what was not asked for, but from a late answer without Python's lock, which crashes.
+    wanted = ticket.handle[1].requested_output_names()
+    outputs = [pb_utils.Tensor(name, OUTPUTS[name](batch, mine)) for name in wanted]
     return pb_utils.InferenceResponse(output_tensors=outputs)
 
 
