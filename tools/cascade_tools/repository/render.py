@@ -18,7 +18,7 @@ SERVERS: dict[Target, str] = {
     "ngc": "nvcr.io/nvidia/tritonserver:26.07-py3",
 }
 VERSION = "1"
-LONG_WORK_NICE = 10  # scheduling priority of embedded tiers that take longer than `inline_entry_ms`
+LONG_WORK_NICE = 5  # scheduling priority of embedded tiers that take longer than `inline_entry_ms`
 
 
 @dataclass(frozen=True)
