@@ -258,6 +258,20 @@ def gears(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) 
             for number, gear in enumerate(made.gears)
         ],
     )
+    show_table(
+        "While a tier is broken (nothing is promised then)",
+        ["without", "tiers", "accuracy", f"cost, {made.cost_unit}"],
+        [
+            [
+                ", ".join(fallback.without),
+                " > ".join(gear.policy.tiers),
+                f"{gear.predicted_accuracy:.4f}",
+                f"{gear.predicted_cost:.4f}",
+            ]
+            for fallback in made.fallbacks
+            for gear in fallback.gears
+        ],
+    )
     if as_json:
         show_json(made.model_dump(mode="json"))
 

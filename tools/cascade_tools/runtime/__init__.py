@@ -1,5 +1,14 @@
-"""The router that runs inside Triton.
+"""The router: copied byte for byte into the repository, standard library and numpy only.
 
-`build-repo` copies the files of this folder byte for byte into the router's version folder, so they
-import the standard library, numpy and each other, and run on Python 3.10 to 3.13.
+model.py                  Triton's side: requests in, responses out
+router.py  batch.py       the routing: which rows go where, and each request answered once
+policy.py                 the one routing function
+tiers.py  breaker.py      all fault handling: what is asked in place of a tier that breaks, and when it is back
+local.py  adopted.py      tiers that run in this process; tiers that were somebody else's models
+head.py                   from logits to label and confidence
+gears.py  gearbox.py      which policy serves at this moment
+collector.py  counts.py   the batch trigger; what several instances of one router share
+plan.py                   the one parser of gear_plan.json
+metrics.py                the figures on Triton's own /metrics
+shadow.py  bet.py         the sample that the last tier sees, too, and the alarm of drift
 """

@@ -17,7 +17,7 @@ from cascade_tools.store import load_npz, text_as_bytes
 
 DEFAULT_PORT = {"grpc": 8001, "http": 8000}
 OUTPUTS = ("LABEL", "CONFIDENCE", "TIER", "FLAGS")
-FLAGS = {1: "degraded", 2: "deadline"}
+FLAGS = {1: "degraded", 2: "deadline", 4: "fallback"}
 TIMEOUT_S = 60.0
 
 
