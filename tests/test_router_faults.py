@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from cascade_tools.runtime.breaker import FAILURES_TO_OPEN
 from cascade_tools.runtime.policy import ANSWER
 from cascade_tools.runtime.tiers import TierError
 from tests.helpers import Json, gear_entry, plan_content, route_entry
-from tests.test_router import CONFIDENCE, LABEL, TIERS, Desk, open_desk, wait_until, write_plan
+from tests.test_router import CONFIDENCE, LABEL, PATIENCE_S, TIERS, Desk, open_desk, wait_until, write_plan
 
 EASY, MIDDLE, HARD = 0, 1, 2  # rows that the first, the second and the third tier accept
 
@@ -104,6 +105,31 @@ def failing_unexpectedly(tier: str) -> None:
 
 def ask_any(desk: Desk) -> str:
     return "base is out" if ask(desk, MIDDLE) == (2, DEGRADED) else "base is asked"
+
+
+def test_an_answer_that_was_under_way_when_the_breaker_opened_closes_it(tmp_path: Path) -> None:
+    first, go_on = threading.Event(), threading.Event()
+
+    def before(tier: str) -> None:
+        if tier != "base":
+            return
+        if not first.is_set():
+            first.set()
+            assert go_on.wait(PATIENCE_S)
+        elif not go_on.is_set():
+            raise TierError("out of order")
+
+    desk = open_desk(tmp_path, LABEL, CONFIDENCE, before=before)
+    desk.execute([[MIDDLE]])
+    assert first.wait(PATIENCE_S)
+    for _ in range(FAILURES_TO_OPEN):
+        desk.answers.clear()
+        desk.serve([[MIDDLE]])
+    assert desk.router._tiers.broken == {"base"}
+    go_on.set()
+    wait_until(lambda: not desk.router._tiers.broken)
+    assert ask(desk, MIDDLE) == (1, 0)
+    desk.close()
 
 
 def test_a_tier_is_probed_with_a_row_that_it_once_answered(desk: Desk, broken: Broken) -> None:

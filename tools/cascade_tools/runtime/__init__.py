@@ -3,7 +3,7 @@
 model.py                  Triton's side: requests in, responses out
 router.py  batch.py       the routing: which rows go where, and each request answered once
 policy.py                 the one routing function
-tiers.py  breaker.py      all fault handling: what is asked in place of a tier that breaks, and when it is back
+tiers.py  breaker.py      all fault handling: what stands in for a broken tier, and until when
 local.py  adopted.py      tiers that run in this process; tiers that were somebody else's models
 head.py                   from logits to label and confidence
 gears.py  gearbox.py      which policy serves at this moment

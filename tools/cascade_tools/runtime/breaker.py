@@ -28,6 +28,11 @@ class Breaker:
         self._probe_at_s = 0.0
         self._probing = False
 
+    @property
+    def untroubled(self) -> bool:
+        """Closed, and the last call was answered: another answer changes nothing."""
+        return self.closed and not self._failures
+
     def success(self) -> bool:
         """The tier answered; true if that closed an open breaker."""
         was_open = not self.closed

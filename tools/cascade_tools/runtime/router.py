@@ -152,25 +152,12 @@ class Router:
         if rows and gear.info.min_queue > 1:
             self._hold(tickets, inputs, rows, plan, gear)
             return Batch([], plan.tokens), []
-        self._collector.let_go()
+        if gear.info.min_queue == 1:
+            self._collector.let_go()
         everything = self._begin(tickets, inputs, plan, gear)
         completed: list[Ticket] = []
-        if not rows:
-            return everything.batch, completed
-        if everything.info.p50_ms > plan.limits.inline_entry_ms:
-            self._hand_off(everything.part(np.ones(rows, bool), 0))
-            return everything.batch, completed
-        try:
-            waiting = [everything]
-            while waiting:
-                for group in self._advance(waiting.pop(), completed):
-                    if self._is_quick(group):
-                        waiting.append(group)
-                    else:
-                        self._hand_off(group)
-        except Exception as error:
-            log.exception("routing failed")
-            self._settle(everything, completed, error=f"cascade {plan.cascade}: {error!r}")
+        if rows:
+            self._start(everything, completed)
         return everything.batch, completed
 
     def close(self) -> None:
@@ -183,6 +170,23 @@ class Router:
         self._housekeeper.join()
         self._tiers.close()
         self._metrics.close()
+
+    def _start(self, everything: _Group, completed: list[Ticket]) -> None:
+        """Take the steps that are quick in this thread, and hand all others off."""
+        if everything.info.p50_ms > everything.plan.limits.inline_entry_ms:
+            self._hand_off(everything.part(np.ones(len(everything.rows), bool), 0))
+            return
+        try:
+            waiting = [everything]
+            while waiting:
+                for group in self._advance(waiting.pop(), completed):
+                    if self._is_quick(group):
+                        waiting.append(group)
+                    else:
+                        self._hand_off(group)
+        except Exception as error:
+            log.exception("routing failed")
+            self._settle(everything, completed, error=f"cascade {everything.plan.cascade}: {error!r}")
 
     def _begin(self, tickets: list[Ticket], inputs: Inputs, plan: Plan, gear: Gear) -> _Group:
         batch = Batch(tickets, plan.tokens, FALLBACK if gear.is_fallback else 0)

@@ -138,10 +138,8 @@ class Tiers:
             self._failed(info, inputs, str(error))
             return None
         state = self._states.get(info.tier)
-        if state is None or not state.row_is_good or not state.breaker.closed:
+        if state is None or not state.row_is_good or not state.breaker.untroubled:
             self._worked(info, inputs)
-        else:
-            state.breaker.success()
         finite = np.isfinite(answer.confidence)
         if not finite.all():
             answer = answer._replace(confidence=np.where(finite, answer.confidence, np.float32(0.0)))
