@@ -1,5 +1,5 @@
 # Every target uses .venv in this folder and makes it if it is missing.
-.PHONY: help setup demo check test bench-search bench-guarantee bench-drift bench-router bench-where chaos soak format clean
+.PHONY: help setup demo check test bench-search bench-guarantee bench-drift bench-router bench-where bench-trigger chaos soak format clean
 .DEFAULT_GOAL := help
 
 help: ## What there is to make
@@ -39,6 +39,11 @@ bench-router: setup ## Our router beside other ways to run a cascade on Triton (
 bench-where: setup ## Where the time of one request goes, in microseconds (a minute)
 	scripts/perf-analyzer
 	.venv/bin/python -m benchmarks.where
+
+bench-trigger: setup ## The batch trigger beside the fast shape (two minutes)
+	.venv/bin/cascade-tools run ensembles/digits
+	scripts/perf-analyzer
+	.venv/bin/python -m benchmarks.trigger
 
 chaos: setup ## Twelve faults under load: is every request answered once, and rightly? (at most 12 minutes)
 	.venv/bin/python -m benchmarks.chaos

@@ -21,6 +21,7 @@ import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.grpc.aio as triton_aio
+import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from cascade_tools.artifacts import GearPlan, ScoreTable
@@ -388,20 +389,6 @@ def test_cheap_tiers_run_in_the_routers_own_process(
         assert calls() == before
 
 
-def test_where_the_router_has_no_onnx_runtime_every_tier_is_asked_through_the_server(
-    own_server: Server, expected: Predicted, pixels: npt.NDArray[np.float32]
-) -> None:
-    index = np.flatnonzero(expected.clear)[:64]
-    with Client(own_server, "grpc") as client:
-        answers = [client.ask(pixels[i : i + 1]) for i in index]
-    joined = {name: np.concatenate([a[name] for a in answers]) for name in answers[0]}
-    assert_right(joined, expected, index)
-    with triton_grpc.InferenceServerClient(own_server.grpc_url) as other:
-        for tier, name in enumerate(TIERS):
-            stats = other.get_inference_statistics(f"{MODEL}_{name}", as_json=True)["model_stats"][0]
-            assert int(stats["inference_count"]) >= (expected.tier[index] == tier).sum() > 0
-
-
 def test_metrics_count_every_row_once(
     server: Server, client: Client, expected: Predicted, pixels: npt.NDArray[np.float32]
 ) -> None:
@@ -601,16 +588,41 @@ def test_above_the_limit_rows_are_refused_at_once_and_the_others_answered(
 # Broken tiers
 
 
-@pytest.fixture
-def own_server(triton: None, served: Path, plan: GearPlan, tmp_path: Path) -> Iterator[Server]:
-    """A server of the test's own, to be broken; all its tiers are asked through the server."""
-    own = shutil.copytree(served, tmp_path / "served")
+@pytest.fixture(scope="module")
+def breakable(
+    triton: None, served: Path, plan: GearPlan, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A server to be broken; all its tiers are asked through the server."""
+    folder = tmp_path_factory.mktemp("breakable")
+    own = shutil.copytree(served, folder / "served")
     plan_path(own).write_bytes(to_bytes(with_fallback(plan, "linear", alone("near"))))
     (own / MODEL / "1" / "onnx_session.py").unlink()
-    with embedded_triton(own, log=tmp_path / "triton.log") as running:
+    with embedded_triton(own, log=folder / "triton.log") as running:
         yield running
         # This Triton waits its whole exit timeout for a process that was killed; no test needs that.
         os.killpg(running.process.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def own_server(breakable: Server, pixels: npt.NDArray[np.float32]) -> Iterator[Server]:
+    """The same with all tiers alive; what a test has killed is loaded again after it."""
+    yield breakable
+    with triton_http.InferenceServerClient(breakable.http_url) as control:
+        for tier in TIERS:
+            if not stubs(breakable, f"{MODEL}_{tier}"):
+                control.unload_model(f"{MODEL}_{tier}")
+                wait_until(lambda tier=tier: is_loaded(control, f"{MODEL}_{tier}"), "the tier is loaded")  # type: ignore[misc]
+    with Client(breakable, "grpc") as client:
+        wait_until(lambda: not client.ask(pixels[:MAX_BATCH])["FLAGS"].any(), "every tier answers again")
+
+
+def is_loaded(control: triton_http.InferenceServerClient, model: str) -> bool:
+    """Load it; false while the unload of before has not let go of it."""
+    try:
+        control.load_model(model)
+    except InferenceServerException:
+        return False
+    return True
 
 
 def kill_tier(server: Server, tier: str) -> None:
@@ -631,6 +643,7 @@ def test_a_killed_first_tier_is_answered_for_by_the_next_larger_one(
     index = np.flatnonzero(expected.clear)[:MAX_BATCH]
     with Client(own_server, "grpc") as client:
         assert_right(client.ask(pixels[index]), expected, index)
+        degraded = settled_metric(own_server, "cascade_degraded")
         kill_tier(own_server, "near")
         by_tier = np.zeros(3)
         for part in (index, np.flatnonzero(expected.clear)[MAX_BATCH : 2 * MAX_BATCH]):
@@ -639,8 +652,69 @@ def test_a_killed_first_tier_is_answered_for_by_the_next_larger_one(
             np.testing.assert_array_equal(answer["LABEL"], expected.tier_label[part, answer["TIER"]])
             by_tier += np.bincount(answer["TIER"], minlength=3)
         assert by_tier[0] == 0 and by_tier[1] > 0
-        assert settled_metric(own_server, "cascade_degraded") == 2 * MAX_BATCH
+        assert settled_metric(own_server, "cascade_degraded") == degraded + 2 * MAX_BATCH
         assert metric(own_server, "cascade_failed") == 0
+
+
+def test_several_instances_of_the_router_share_their_limit_and_their_metrics(
+    triton: None,
+    served: Path,
+    plan: GearPlan,
+    expected: Predicted,
+    pixels: npt.NDArray[np.float32],
+    tmp_path: Path,
+) -> None:
+    own = shutil.copytree(served, tmp_path / "served")
+    config = own / MODEL / "config.pbtxt"
+    config.write_text(config.read_text().replace("count: 1", "count: 2"))
+    plan_path(own).write_bytes(to_bytes(with_limits(plan, rows_in_flight=2 * MAX_BATCH)))
+    index = np.flatnonzero(expected.clear)
+    parts = np.array_split(index, 100)
+    with embedded_triton(own, log=tmp_path / "triton.log") as running:
+        assert len(stubs(running, MODEL)) == 2
+        right = 0
+        for _ in range(2):
+            for part, answer in zip(parts, send_at_once(running, [pixels[p] for p in parts]), strict=True):
+                if isinstance(answer, InferenceServerException):
+                    assert f"{2 * MAX_BATCH} rows are in flight" in answer.message()
+                else:
+                    assert_right(answer, expected, part)
+                    right += len(part)
+        total = settled_metric(running, "cascade_answers")
+        refused = metric(running, "cascade_rejected")
+        assert total == right
+        assert total + refused == 2 * len(index)
+        counts = counts_path(running.process.pid, MODEL)
+        assert np.fromfile(counts, np.int64).reshape(-1, 2)[:2, 0].tolist() == [0, 0]
+        both = np.fromfile(counts, np.int64).reshape(-1, 2)[:2, 1]
+        assert both.sum() == 2 * len(index) and both.min() > 0
+    assert not counts.exists()
+
+
+def test_without_the_last_tier_the_best_answer_so_far_is_given(
+    own_server: Server, expected: Predicted, pixels: npt.NDArray[np.float32]
+) -> None:
+    index = np.flatnonzero((expected.tier == 2) & expected.clear)[:MAX_BATCH]
+    with Client(own_server, "grpc") as client:
+        kill_tier(own_server, "kernel")
+        answer = client.ask(pixels[index])
+        assert (answer["FLAGS"] & DEGRADED).all()
+        assert (answer["TIER"] < 2).all()
+        np.testing.assert_array_equal(answer["LABEL"], expected.tier_label[index, answer["TIER"]])
+
+
+def test_where_the_router_has_no_onnx_runtime_every_tier_is_asked_through_the_server(
+    own_server: Server, expected: Predicted, pixels: npt.NDArray[np.float32]
+) -> None:
+    index = np.flatnonzero(expected.clear)[:64]
+    with Client(own_server, "grpc") as client:
+        answers = [client.ask(pixels[i : i + 1]) for i in index]
+    joined = {name: np.concatenate([a[name] for a in answers]) for name in answers[0]}
+    assert_right(joined, expected, index)
+    with triton_grpc.InferenceServerClient(own_server.grpc_url) as other:
+        for tier, name in enumerate(TIERS):
+            stats = other.get_inference_statistics(f"{MODEL}_{name}", as_json=True)["model_stats"][0]
+            assert int(stats["inference_count"]) >= (expected.tier[index] == tier).sum() > 0
 
 
 def test_a_killed_middle_tier_degrades_only_the_rows_that_need_it(
@@ -664,60 +738,16 @@ def test_a_killed_middle_tier_degrades_only_the_rows_that_need_it(
         assert metric(own_server, "cascade_fallback") >= 2
 
 
-def test_several_instances_of_the_router_share_their_limit_and_their_metrics(
-    triton: None,
-    served: Path,
-    plan: GearPlan,
-    expected: Predicted,
-    pixels: npt.NDArray[np.float32],
-    tmp_path: Path,
-) -> None:
-    own = shutil.copytree(served, tmp_path / "served")
-    config = own / MODEL / "config.pbtxt"
-    config.write_text(config.read_text().replace("count: 1", "count: 2"))
-    plan_path(own).write_bytes(to_bytes(with_limits(plan, rows_in_flight=2 * MAX_BATCH)))
-    index = np.flatnonzero(expected.clear)
-    parts = np.array_split(index, 100)
-    with embedded_triton(own, log=tmp_path / "triton.log") as running:
-        assert len(stubs(running, MODEL)) == 2
-        right = 0
-        for _ in range(4):
-            for part, answer in zip(parts, send_at_once(running, [pixels[p] for p in parts]), strict=True):
-                if isinstance(answer, InferenceServerException):
-                    assert f"{2 * MAX_BATCH} rows are in flight" in answer.message()
-                else:
-                    assert_right(answer, expected, part)
-                    right += len(part)
-        total = settled_metric(running, "cascade_answers")
-        refused = metric(running, "cascade_rejected")
-        assert total == right
-        assert total + refused == 4 * len(index)
-        counts = counts_path(running.process.pid, MODEL)
-        assert np.fromfile(counts, np.int64).reshape(-1, 2)[:2, 0].tolist() == [0, 0]
-        both = np.fromfile(counts, np.int64).reshape(-1, 2)[:2, 1]
-        assert both.sum() == 4 * len(index) and both.min() > 0
-    assert not counts.exists()
-
-
-def test_without_the_last_tier_the_best_answer_so_far_is_given(
-    own_server: Server, expected: Predicted, pixels: npt.NDArray[np.float32]
-) -> None:
-    index = np.flatnonzero((expected.tier == 2) & expected.clear)[:MAX_BATCH]
-    with Client(own_server, "grpc") as client:
-        kill_tier(own_server, "kernel")
-        answer = client.ask(pixels[index])
-        assert (answer["FLAGS"] & DEGRADED).all()
-        assert (answer["TIER"] < 2).all()
-        np.testing.assert_array_equal(answer["LABEL"], expected.tier_label[index, answer["TIER"]])
-
-
 def test_without_any_tier_requests_fail_by_name_and_the_server_stays(
-    own_server: Server, pixels: npt.NDArray[np.float32]
+    breakable: Server, pixels: npt.NDArray[np.float32]
 ) -> None:
-    with Client(own_server, "grpc") as client:
+    with Client(breakable, "grpc") as client:
         for tier in TIERS:
-            kill_tier(own_server, tier)
-        with pytest.raises(InferenceServerException, match="tier near and all larger ones did not answer"):
+            kill_tier(breakable, tier)
+        with pytest.raises(
+            InferenceServerException, match="tier near and all larger ones did not answer"
+        ) as e:
             client.ask(pixels[:MAX_BATCH])
-        assert settled_metric(own_server, "cascade_failed") == MAX_BATCH
-        assert own_server.process.poll() is None
+        assert e.value.status() == "StatusCode.UNAVAILABLE"
+        assert settled_metric(breakable, "cascade_failed") == MAX_BATCH
+        assert breakable.process.poll() is None
