@@ -184,7 +184,7 @@ class Scene:
         files = {
             f"file:{VERSION}/model.py": (Path(__file__).parent / "slow_tier.py").read_bytes(),
             f"file:{VERSION}/tier.py": (folder / "model.py").read_bytes(),
-            f"file:{VERSION}/model.onnx": (folder / "model.onnx").read_bytes(),
+            **{f"file:{VERSION}/{n}": (folder / n).read_bytes() for n in ("onnx_session.py", "model.onnx")},
         }
         with self._control() as client:
             config = client.get_model_config(model)
