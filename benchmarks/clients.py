@@ -23,6 +23,7 @@ import numpy.typing as npt
 import tritonclient.grpc.aio as triton_grpc
 
 from cascade_tools.errors import CascadeError
+from cascade_tools.serving.load import row_request
 from cascade_tools.store import load_npz
 
 ANSWER = -1
@@ -105,7 +106,7 @@ class _Sender:
         self.count = len(next(iter(rows.values())))
         self._client = client
         self._steps = [Step(s["model"], tuple(s["cuts"]), tuple(s["to"])) for s in job.steps]
-        self._requests = [self._request(job, rows, row) for row in range(self.count)]
+        self._requests = [row_request(job.datatypes, rows, row) for row in range(self.count)]
         self._wanted = [triton_grpc.InferRequestedOutput(name) for name in ("LABEL", "CONFIDENCE")]
 
     async def ask(self, row: int) -> None:
@@ -117,15 +118,6 @@ class _Sender:
                 step.model, self._requests[row], outputs=self._wanted, client_timeout=REQUEST_TIMEOUT_S
             )
             level = step.to[bisect_right(step.cuts, answer.as_numpy("CONFIDENCE")[0, 0])]
-
-    @staticmethod
-    def _request(job: _Job, rows: dict[str, npt.NDArray[Any]], row: int) -> list[Any]:
-        tensors = []
-        for name, values in rows.items():
-            tensor = triton_grpc.InferInput(name, [1, *values.shape[1:]], job.datatypes[name])
-            tensor.set_data_from_numpy(values[row : row + 1])
-            tensors.append(tensor)
-        return tensors
 
 
 async def _closed(job: _Job, sender: _Sender) -> dict[str, Any]:

@@ -758,6 +758,7 @@ def test_after_a_corrupt_plan_a_legal_one_is_taken_over(open_router: Opener) -> 
     wait_until(lambda: desk.counts[("cascade_plan_refused",)] > 0)
     write_plan(desk.plan_path, giant_only())
     wait_until(lambda: desk.router.plan is not first)
+    assert desk.serve([[0]])[0].tier == [2]
 
 
 @pytest.mark.parametrize("content", ["{", "{}"])

@@ -311,6 +311,25 @@ def test_what_was_held_goes_in_batches_that_the_tiers_take(tmp_path: Path) -> No
     desk.close()
 
 
+def test_held_rows_that_cannot_be_joined_end_in_an_error_and_the_next_are_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("of different kinds")
+
+    desk = open_desk(tmp_path, LABEL, CONFIDENCE, waiting(2, FOR_EVER_MS))
+    with monkeypatch.context() as patch:
+        patch.setattr("cascade_tools.runtime.router.join", refuse)
+        send(desk, 0, EASY)
+        send(desk, 1, EASY)
+        assert "of different kinds" in desk.wait_for(2)[0].error
+    send(desk, 2, EASY)
+    send(desk, 3, EASY)
+    assert desk.wait_for(4)[3].label == [1]
+    assert set(desk.times_answered.values()) == {1}
+    desk.close()
+
+
 def test_closing_answers_what_is_held(tmp_path: Path) -> None:
     desk = open_desk(tmp_path, LABEL, CONFIDENCE, waiting(100, FOR_EVER_MS))
     send(desk, 0, HARD)

@@ -208,8 +208,15 @@ class Router:
             plan, gear = self._plan, self._gears.current(self._tiers.broken)
         for part in in_batches(held, plan.limits.max_batch_size):
             tickets = [ticket for one in part for ticket in one.tickets]
-            inputs = join([one.inputs for one in part], plan.inputs)
-            self._hand_off(self._begin(tickets, inputs, plan, gear))
+            try:
+                inputs = join([one.inputs for one in part], plan.inputs)
+                self._hand_off(self._begin(tickets, inputs, plan, gear))
+            except Exception as error:
+                log.exception("held rows could not be joined")
+                completed: list[Ticket] = []
+                lost = self._begin(tickets, {}, plan, gear)
+                self._settle(lost, completed, error=f"cascade {plan.cascade}: {error!r}")
+                self._send_all(lost.batch, completed)
 
     def _is_quick(self, group: _Group) -> bool:
         """Asking the next tier here takes less than handing the rows to a thread would."""

@@ -137,7 +137,7 @@ def _run(
 
 async def _send_all(job: Job, rows: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
     count = len(next(iter(rows.values())))
-    requests = [_request(job, rows, row) for row in range(count)]
+    requests = [row_request(job.datatypes, rows, row) for row in range(count)]
     wanted = [triton_grpc.InferRequestedOutput(name) for name in job.outputs]
     latency_ms = np.zeros((len(job.models), count))
     answers: dict[str, list[Any]] = {name: [None] * count for name in job.outputs}
@@ -171,10 +171,11 @@ async def _send_all(job: Job, rows: dict[str, npt.NDArray[Any]]) -> dict[str, An
     }
 
 
-def _request(job: Job, rows: dict[str, npt.NDArray[Any]], row: int) -> list[Any]:
+def row_request(datatypes: dict[str, str], rows: dict[str, npt.NDArray[Any]], row: int) -> list[Any]:
+    """The gRPC inputs of one row, as a batch of one."""
     tensors = []
     for name, values in rows.items():
-        tensor = triton_grpc.InferInput(name, [1, *values.shape[1:]], job.datatypes[name])
+        tensor = triton_grpc.InferInput(name, [1, *values.shape[1:]], datatypes[name])
         tensor.set_data_from_numpy(values[row : row + 1])
         tensors.append(tensor)
     return tensors
