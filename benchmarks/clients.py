@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class _Job:
     at_s: list[float]  # an open loop: when each row is sent; empty for a closed loop
     inputs: str
     results: str
+    first: tuple[int, ...] = ()  # the step that each row begins with; empty for the first step
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,21 @@ def cascade_in_client(
 
 
 def open_loop(
-    url: str, model: str, inputs: dict[str, npt.NDArray[Any]], datatypes: dict[str, str], at_s: list[float]
+    url: str,
+    models: Sequence[str],
+    asked: npt.NDArray[np.int64],
+    inputs: dict[str, npt.NDArray[Any]],
+    datatypes: dict[str, str],
+    at_s: list[float],
 ) -> npt.NDArray[np.float64]:
-    """Send row i at second `at_s[i]`; its latency in ms counts from then, sent late or not."""
-    step = asdict(Step(model, (), (ANSWER,)))
-    latency: npt.NDArray[np.float64] = _run(_Job(url, [step], datatypes, 0, 0.0, at_s, "", ""), inputs)[
-        "latency_ms"
-    ]
+    """Send row i to `models[asked[i]]` at second `at_s[i]`.
+
+    Returns:
+        Latency in ms, which counts from then, sent late or not.
+    """
+    steps = [asdict(Step(model, (), (ANSWER,))) for model in models]
+    job = _Job(url, steps, datatypes, 0, 0.0, at_s, "", "", tuple(asked.tolist()))
+    latency: npt.NDArray[np.float64] = _run(job, inputs)["latency_ms"]
     return latency
 
 
@@ -107,11 +117,12 @@ class _Sender:
         self._client = client
         self._steps = [Step(s["model"], tuple(s["cuts"]), tuple(s["to"])) for s in job.steps]
         self._requests = [row_request(job.datatypes, rows, row) for row in range(self.count)]
+        self._first = job.first or (0,) * self.count
         self._wanted = [triton_grpc.InferRequestedOutput(name) for name in ("LABEL", "CONFIDENCE")]
 
     async def ask(self, row: int) -> None:
         """One row to its answer."""
-        level = 0
+        level = self._first[row]
         while level != ANSWER:
             step = self._steps[level]
             answer = await self._client.infer(

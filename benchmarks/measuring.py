@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -124,28 +125,36 @@ class Bench:
         return {name: statistics.median(values) for name, values in medians.items()}
 
     def hard_shares(self) -> list[dict[str, float]]:
-        """Latency of the easy rows at one rate, while the share of the hard rows grows."""
+        """Latency of the easy rows at one rate, while the share of the hard rows grows.
+
+        Beside it the same rows at the same times without any router, the easy ones sent to the first tier in
+        use and the others to the last: what the shared cores do to the easy ones by themselves.
+        """
         model = self.model["cascade"]
         capacity = self.perf(model, self.ladder.take(self._mix(HARD_SHARES[-1], 4000)), BOUND_CLIENTS)
         rate_rps = LOAD_SHARE * capacity.throughput_rps
         count = max(200, round(rate_rps * self.effort.open_s))
         at_s = np.cumsum(np.random.default_rng(SEED).exponential(1.0 / rate_rps, count)).tolist()
-        latency: dict[float, list[Any]] = {share: [] for share in HARD_SHARES}
+        ways = {"cascade": [model], "direct": [self.ladder.models[0], self.ladder.models[-1]]}
+        latency: dict[tuple[float, str], list[Any]] = {way: [] for way in product(HARD_SHARES, ways)}
         for number in range(self.effort.passes):
-            for share in HARD_SHARES if number % 2 == 0 else HARD_SHARES[::-1]:
+            for share, way in list(latency)[:: 1 if number % 2 == 0 else -1]:
                 index = self._mix(share, count)
-                sent = self.ladder.take(index)
-                found = open_loop(self.server.grpc_url, model, sent, self.ladder.datatypes, at_s)
-                latency[share].append(found[self.ladder.easy[index]])
+                easy = self.ladder.easy[index]
+                asked = np.zeros(count, np.int64) if way == "cascade" else np.where(easy, 0, 1)
+                sent, url = self.ladder.take(index), self.server.grpc_url
+                found = open_loop(url, ways[way], asked, sent, self.ladder.datatypes, at_s)
+                latency[share, way].append(found[easy])
         return [
-            {
-                "hard_share": share,
-                "rate_rps": rate_rps,
-                "easy_rows": float(sum(len(part) for part in parts)),
-                "easy_p50_ms": statistics.median(float(np.percentile(part, 50)) for part in parts),
-                "easy_p99_ms": statistics.median(float(np.percentile(part, 99)) for part in parts),
+            {"hard_share": share, "rate_rps": rate_rps}
+            | {
+                f"{way}_p{percent}_ms": statistics.median(
+                    float(np.percentile(part, percent)) for part in latency[share, way]
+                )
+                for way in ways
+                for percent in (50, 99)
             }
-            for share, parts in latency.items()
+            for share in HARD_SHARES
         ]
 
     def _mix(self, share: float, count: int) -> Any:

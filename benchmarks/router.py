@@ -169,7 +169,8 @@ def show(name: str, content: dict[str, Any]) -> None:
     for row in content.get("easy_rows", []):
         print(
             f"  {row['hard_share']:.0%} hard at {row['rate_rps']:.0f} rows/s: easy rows p50 "
-            f"{row['easy_p50_ms']:.2f}, p99 {row['easy_p99_ms']:.2f} ms"
+            f"{row['cascade_p50_ms']:.2f}, p99 {row['cascade_p99_ms']:.2f} ms; without a router "
+            f"p50 {row['direct_p50_ms']:.2f}, p99 {row['direct_p99_ms']:.2f} ms"
         )
     sys.stdout.flush()
 
