@@ -20,6 +20,8 @@ from torch.nn import functional
 
 from cascade_tools.artifacts import Calibration, PolicyTable, Profile, RoutingPolicy, ScoreTable
 from cascade_tools.machine.facts import machine
+from cascade_tools.models.sources import load_source
+from cascade_tools.models.usercode import Rows, load_rows
 from cascade_tools.planning.drift import SampledRows
 from cascade_tools.planning.drift_of_plan import TierDrift, compare
 from cascade_tools.planning.evaluate import Evaluator, Question, evaluate, follow
@@ -29,8 +31,6 @@ from cascade_tools.stages.calibrate import CALIBRATION_FILE, SCORES_FILE, head_o
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.progress import stderr_reporter
 from cascade_tools.stages.search import POLICY_FILE, make_question
-from cascade_tools.stages.sources import load_source
-from cascade_tools.stages.usercode import Rows, load_rows
 from cascade_tools.store import Workspace, load_score_table
 
 OUT = Path("build/benchmarks/drift.json")

@@ -38,10 +38,11 @@ ALLOWED: dict[str, set[str]] = {
     "machine": FOUNDATION | {"machine"},
     "repository": FOUNDATION | {"__init__", "backends", "repository"},
     "serving": COMMON | {"serving"},
-    "stages": COMMON | {"serving", "stages"},
-    "scoring": COMMON | {"serving", "stages", "scoring"},
-    "report": COMMON | {"serving", "stages", "scoring", "report"},
-    "cli": COMMON | {"serving", "stages", "scoring", "report", "cli"},
+    "models": COMMON | {"models"},
+    "stages": COMMON | {"models", "serving", "stages"},
+    "scoring": COMMON | {"models", "serving", "stages", "scoring"},
+    "report": COMMON | {"models", "serving", "stages", "scoring", "report"},
+    "cli": COMMON | {"models", "serving", "stages", "scoring", "report", "cli"},
 }
 DISTRIBUTIONS = {
     "google": "protobuf",

@@ -5,10 +5,10 @@ import numpy.typing as npt
 import pytest
 
 from cascade_tools.errors import UsageError
+from cascade_tools.models.usercode import Rows
 from cascade_tools.resources import shipped_cascade
 from cascade_tools.spec import Cascade, load_cascade
 from cascade_tools.stages.calibrate import check_logits
-from cascade_tools.stages.usercode import Rows
 
 ROWS = 6
 

@@ -17,9 +17,11 @@ from safetensors.torch import save_file
 
 from cascade_tools.artifacts import CalibratedTier, InputSpec, Reliability
 from cascade_tools.errors import UsageError
+from cascade_tools.models.head import ServedOutputs
+from cascade_tools.models.source import ExportableSource
+from cascade_tools.models.sources import load_source
 from cascade_tools.runtime.head import Curve, apply_head
 from cascade_tools.spec import Cascade
-from cascade_tools.stages.sources import ExportableSource, ServedOutputs, load_source
 from tests.helpers import Array, Json, spec_content, write_cascade
 
 FEATURES, CLASSES = 3, 4

@@ -15,6 +15,9 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 from cascade_tools.artifacts import CalibratedTier, InputSpec, Reliability
+from cascade_tools.models.head import ServedOutputs
+from cascade_tools.models.source import ExportableSource
+from cascade_tools.models.sources import load_source
 from cascade_tools.planning.calibration import (
     Head,
     Method,
@@ -26,7 +29,6 @@ from cascade_tools.planning.calibration import (
     reliability,
 )
 from cascade_tools.runtime.head import apply_head
-from cascade_tools.stages.sources import ExportableSource, ServedOutputs, load_source
 from cascade_tools.store import load_score_table
 
 from .cli_calls import Outcome, assert_refused, call

@@ -9,12 +9,12 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from cascade_tools.errors import UsageError
+from cascade_tools.models.sources import load_source
+from cascade_tools.models.usercode import load_rows
 from cascade_tools.resources import shipped_cascade
 from cascade_tools.spec import load_cascade
 from cascade_tools.stages.progress import Reporter
-from cascade_tools.stages.sources import load_source
 from cascade_tools.stages.train import train
-from cascade_tools.stages.usercode import load_rows
 
 SEED = 7
 QUIET = Reporter(Console(quiet=True))

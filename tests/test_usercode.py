@@ -12,8 +12,8 @@ import pytest
 
 from cascade_tools.artifacts import InputSpec
 from cascade_tools.errors import ArtifactError, UsageError
+from cascade_tools.models.usercode import blame_user_code, call, load_callable, load_rows
 from cascade_tools.spec import Cascade
-from cascade_tools.stages.usercode import blame_user_code, call, load_callable, load_rows
 from tests.helpers import spec_content, write_cascade
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from cascade_tools.artifacts import GearPlan
 from cascade_tools.errors import EnvironmentLacks
+from cascade_tools.models.usercode import Rows, load_rows
 from cascade_tools.serving.embedded import Server, embedded_triton
 from cascade_tools.serving.triton_wheel import find_triton
 from cascade_tools.spec import load_cascade
@@ -19,7 +20,6 @@ from cascade_tools.stages.gears import GEARS_FILE
 from cascade_tools.stages.pipeline import run_all
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.stages.train import train
-from cascade_tools.stages.usercode import Rows, load_rows
 from cascade_tools.store import Workspace
 
 from ..cli_calls import forgotten_user_code

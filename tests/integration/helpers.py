@@ -22,10 +22,10 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 
 from cascade_tools.artifacts import FallbackGears, GearPlan, PolicyTable, Route
+from cascade_tools.models.usercode import Rows
 from cascade_tools.runtime.plan import parse_policy
 from cascade_tools.runtime.policy import ANSWER, route
 from cascade_tools.serving.embedded import SHARED_MEMORY, Server
-from cascade_tools.stages.usercode import Rows
 from cascade_tools.store import Workspace, write_atomically
 
 Protocol = Literal["grpc", "http"]

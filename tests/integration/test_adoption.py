@@ -26,6 +26,7 @@ from tritonclient.utils import InferenceServerException
 
 from cascade_tools.artifacts import Calibration, Exported, GearPlan, Placement, Profile
 from cascade_tools.errors import CascadeError
+from cascade_tools.models.usercode import load_rows
 from cascade_tools.planning.evaluate import follow, threshold_policy
 from cascade_tools.repository.place import MANIFEST, make_manifest
 from cascade_tools.repository.render import code_files, render_configs
@@ -40,7 +41,6 @@ from cascade_tools.stages.pipeline import run_all, run_stage, status
 from cascade_tools.stages.place import PLACEMENT_FILE
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.progress import Reporter
-from cascade_tools.stages.usercode import load_rows
 from cascade_tools.store import Workspace, load_score_table, write_atomically
 
 from ..cli_calls import forgotten_user_code

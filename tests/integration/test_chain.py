@@ -17,13 +17,13 @@ from safetensors.numpy import load_file, save_file
 
 from cascade_tools.artifacts import RoutingPolicy
 from cascade_tools.errors import ArtifactError, CascadeError, CheckFailed, UsageError
+from cascade_tools.models.usercode import load_callable, load_rows
 from cascade_tools.repository.place import MANIFEST, read_manifest
 from cascade_tools.spec import load_cascade
 from cascade_tools.stages.build_repo import build_repo
 from cascade_tools.stages.pipeline import STAGES, run_all, run_stage, status
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.stages.search import POLICY_FILE
-from cascade_tools.stages.usercode import load_callable, load_rows
 from cascade_tools.store import Workspace, digest_bytes, load_score_table
 
 ALL = ("calibrate", "export", "profile", "search", "place", "gears", "build-repo")

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from cascade_tools.artifacts import GearPlan
+from cascade_tools.models.usercode import Rows
 from cascade_tools.repository.place import MANIFEST
 from cascade_tools.serving.embedded import Server
-from cascade_tools.stages.usercode import Rows
 from cascade_tools.store import Workspace
 
 from ..cli_calls import Outcome, assert_refused, call

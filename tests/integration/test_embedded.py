@@ -20,11 +20,11 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from cascade_tools.errors import ArtifactError, CascadeError, UsageError
+from cascade_tools.models.usercode import Rows
 from cascade_tools.repository.place import MANIFEST
 from cascade_tools.serving.embedded import Server, embedded_triton, free_ports
 from cascade_tools.stages.build_repo import build_repo
 from cascade_tools.stages.progress import Reporter
-from cascade_tools.stages.usercode import Rows
 from cascade_tools.store import Workspace
 
 from .helpers import (

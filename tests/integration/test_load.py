@@ -9,9 +9,9 @@ import pytest
 
 from cascade_tools.artifacts import GearPlan
 from cascade_tools.errors import CascadeError
+from cascade_tools.models.usercode import Rows
 from cascade_tools.serving.embedded import Server, free_ports
 from cascade_tools.serving.load import run_load
-from cascade_tools.stages.usercode import Rows
 
 from .helpers import INPUT, MODEL, predict
 

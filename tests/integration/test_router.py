@@ -25,11 +25,11 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from cascade_tools.artifacts import GearPlan, ScoreTable
+from cascade_tools.models.usercode import Rows
 from cascade_tools.planning.evaluate import Question, evaluate
 from cascade_tools.runtime.batch import DEADLINE, DEGRADED, FALLBACK
 from cascade_tools.runtime.counts import counts_path
 from cascade_tools.serving.embedded import Server, embedded_triton
-from cascade_tools.stages.usercode import Rows
 from cascade_tools.store import write_atomically
 
 from .helpers import (

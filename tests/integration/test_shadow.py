@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cascade_tools.artifacts import GearPlan
+from cascade_tools.models.usercode import Rows
 from cascade_tools.planning.evaluate import follow, threshold_policy
 from cascade_tools.runtime.plan import parse_policy
 from cascade_tools.runtime.policy import ANSWER, route
@@ -19,7 +20,6 @@ from cascade_tools.serving.embedded import embedded_triton
 from cascade_tools.serving.load import WARM_UP_REQUESTS, run_load
 from cascade_tools.stages.calibrate import SCORES_FILE
 from cascade_tools.stages.shadow import read_shadow
-from cascade_tools.stages.usercode import Rows
 from cascade_tools.store import Workspace, load_score_table
 
 from .helpers import (

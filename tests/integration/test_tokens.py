@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cascade_tools.artifacts import GearPlan
+from cascade_tools.models.usercode import load_rows
 from cascade_tools.planning.evaluate import follow, threshold_policy
 from cascade_tools.serving.embedded import embedded_triton
 from cascade_tools.serving.infer import infer_rows
@@ -16,7 +17,6 @@ from cascade_tools.spec import load_cascade
 from cascade_tools.stages.gears import GEARS_FILE
 from cascade_tools.stages.pipeline import run_all
 from cascade_tools.stages.progress import Reporter
-from cascade_tools.stages.usercode import load_rows
 from cascade_tools.store import Workspace, load_score_table
 
 from ..cli_calls import forgotten_user_code

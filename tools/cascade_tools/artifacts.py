@@ -14,10 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cascade_tools.runtime import head as runtime_head
 from cascade_tools.runtime import plan as runtime_plan
-from cascade_tools.spec import Gives
+from cascade_tools.spec import Format, Gives
 
 Labels = Literal["target", "giant"]  # what counts as right: the data's labels, or the last tier's answers
 Origin = Literal["measured", "modelled", "given"]
+TimedBy = Literal["process", "perf_analyzer", "client"]
+UtilizationBy = Literal["cpu_time", "cupti", "nvml"]
 Signal = Literal["max_probability", "margin", "entropy"]
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -150,13 +152,28 @@ class Calibration(Artifact):
         return next((tier for tier in self.adopted if tier.tier == name), None)
 
 
-class ExportedTier(_Value):
-    """One exported graph: the model with its head."""
+class ExportedFile(_Value):
+    """One written file, relative to the cascade's build folder."""
 
-    tier: str
-    format: Literal["onnx"]
     file: str
     sha256: str
+
+
+class ExportedTier(_Value):
+    """One exported model: the user's, with its head.
+
+    Attributes:
+        file: the whole model, also where it is cut into stages.
+        beside: what `file` refers to, such as weights over 2 GiB.
+        parity_label_mismatches: rows of another label than the source's, ties apart.
+        parity_confidence_error: the largest difference of the confidences.
+    """
+
+    tier: str
+    format: Format
+    file: str
+    sha256: str
+    beside: tuple[ExportedFile, ...] = ()
     parameters: int
     parity_rows: int
     parity_label_mismatches: int
@@ -179,28 +196,43 @@ class ProfilePoint(_Value):
     """One measured (or modelled, or given) point of one tier.
 
     Attributes:
-        latency_p50_ms: one whole batch.
+        instances: that ran at the same time, each with this batch.
+        latency_p50_ms: one whole batch, without client and network; `latency_p99_ms` likewise.
+        latency_spread: of the medians of the repetitions, (largest - smallest) / median; None if not known.
+        client_p50_ms: one whole batch as a client saw it; None in process.
+        queue_ms: mean wait in the server before the batch began; None in process.
+        throughput_rps: rows per second of all `instances`.
         cpu_ms_per_row: CPU time of the process over rows.
-        memory_mib: what one instance holds.
+        memory_mib: what one instance holds by itself.
+        shared_mib: what all instances on one device hold once, such as the weights of a static plan.
         kernel_utilization: (0, 1]; on a CPU device, CPU seconds over wall seconds and the device's cores.
         energy_j: dynamic energy of one row, or None where no meter and no watts are known.
         origin: of the times, the memory and the utilization.
         energy_origin: of `energy_j`.
+        timed_by: who took the times; `process` is ONNX Runtime or torch without a server.
+        utilization_by: what the utilization comes from.
     """
 
     tier: str
     format: str
     device: str
     batch: int = Field(ge=1)
+    instances: int = Field(default=1, ge=1)
     latency_p50_ms: float = Field(gt=0.0)
     latency_p99_ms: float = Field(gt=0.0)
+    latency_spread: float | None = Field(default=None, ge=0.0)
+    client_p50_ms: float | None = Field(default=None, gt=0.0)
+    queue_ms: float | None = Field(default=None, ge=0.0)
     throughput_rps: float = Field(gt=0.0)
     cpu_ms_per_row: float | None
     memory_mib: float = Field(ge=0.0)
+    shared_mib: float = Field(default=0.0, ge=0.0)
     kernel_utilization: float = Field(gt=0.0, le=1.0)
     energy_j: float | None
     origin: Origin
     energy_origin: Origin | None
+    timed_by: TimedBy | None = None
+    utilization_by: UtilizationBy | None = None
 
     @model_validator(mode="after")
     def _energy_has_an_origin(self) -> Self:
@@ -227,6 +259,8 @@ class Profile(Artifact):
 
     Attributes:
         instances: of the adopted tiers, which no placement changes.
+        idle_watts: of each device type whose meter could be read: what it draws without work.
+        energy_meter: the name of the meter behind `energy_origin: measured`; None without one.
     """
 
     kind: Literal["profile"] = "profile"
@@ -234,10 +268,12 @@ class Profile(Artifact):
     points: tuple[ProfilePoint, ...]
     hop: Hop | None
     instances: dict[str, int] = Field(default_factory=dict)
+    idle_watts: dict[str, float] = Field(default_factory=dict)
+    energy_meter: str | None = None
 
     def points_of(self, tier: str) -> tuple[ProfilePoint, ...]:
-        """The points of one tier, by batch size."""
-        mine = (point for point in self.points if point.tier == tier)
+        """The points of one tier with one instance, by batch size."""
+        mine = (point for point in self.points if point.tier == tier and point.instances == 1)
         return tuple(sorted(mine, key=lambda point: point.batch))
 
     def at(self, tier: str, batch: int) -> ProfilePoint:

@@ -30,6 +30,7 @@ _T = TypeVar("_T", bound=BaseModel)
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _MODEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_TIMM = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
 _TENSOR = re.compile(r"[!-~]{1,200}")
 ADDRESS = re.compile(r"[\w.-]+:(\d{1,5})|\[[0-9a-fA-F:]+\]:(\d{1,5})")  # of a server
 LARGEST_PORT = 65535
@@ -72,6 +73,12 @@ def _check_tensor(name: str) -> str:
     return name
 
 
+def _check_timm(name: str) -> str:
+    if len(name) > 100 or not _TIMM.fullmatch(name):
+        raise ValueError("must be the name of a timm model, such as vit_tiny_patch16_224")
+    return name
+
+
 def _check_absolute(path: str) -> str:
     if len(path) > 1000 or "\0" in path or not Path(path).is_absolute():
         raise ValueError("must be an absolute path; for one in the cascade's folder there is 'repository'")
@@ -90,6 +97,7 @@ CallableName = Annotated[str, AfterValidator(_check_callable)]
 InnerPath = Annotated[str, AfterValidator(_check_inside)]
 ModelName = Annotated[str, AfterValidator(_check_model)]
 TensorName = Annotated[str, AfterValidator(_check_tensor)]
+TimmName = Annotated[str, AfterValidator(_check_timm)]
 AbsolutePath = Annotated[str, AfterValidator(_check_absolute)]
 Address = Annotated[str, AfterValidator(_check_address)]
 Gives = Literal["logits", "probabilities"]  # what a model's scores are
@@ -99,13 +107,20 @@ class _Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+SOURCES = ("torch", "onnx", "hf", "timm", "triton")
+Format = Literal["onnx", "onnx_fp16", "pt2", "tensorrt"]  # that a tier is exported in and served from
+
+
 class Source(_Spec):
-    """Where a tier's model comes from: exactly one of `torch`, `onnx` and `triton`.
+    """Where a tier's model comes from: exactly one of `torch`, `onnx`, `hf`, `timm` and `triton`.
 
     Attributes:
         torch: `module:callable` that returns a `torch.nn.Module`; modules in the cascade's folder come first.
-        weights: state of the torch module, `.safetensors` or a `.pt` that loads with `weights_only=True`.
+        weights: state of the torch or timm model, `.safetensors` or a `.pt` that loads with
+            `weights_only=True`.
         onnx: an ONNX file whose only output is the logits [rows, classes].
+        hf: a folder of transformers: a classifier of images or texts, or a causal language model.
+        timm: the name of a timm model.
         triton: a model that Triton already serves; it stays as it is. Where: see `Cascade.triton`.
         inputs: of `triton`: cascade's input -> model's input; default: those that have the same name.
         output: of `triton`: its scores [rows, classes]; default: its only output.
@@ -115,6 +130,8 @@ class Source(_Spec):
     torch: CallableName | None = None
     weights: InnerPath | None = None
     onnx: InnerPath | None = None
+    hf: InnerPath | None = None
+    timm: TimmName | None = None
     triton: ModelName | None = None
     inputs: dict[str, TensorName] | None = Field(default=None, min_length=1)
     output: TensorName | None = None
@@ -122,10 +139,12 @@ class Source(_Spec):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Source:
-        if [self.torch, self.onnx, self.triton].count(None) != 2:
-            raise ValueError("give exactly one of 'torch', 'onnx' and 'triton'")
-        if self.torch is None and self.weights is not None:
-            raise ValueError("'weights' belongs to 'torch'; any other model holds its own")
+        if sum(getattr(self, name) is not None for name in SOURCES) != 1:
+            raise ValueError("give exactly one of 'torch', 'onnx', 'hf', 'timm' and 'triton'")
+        if self.torch is None and self.timm is None and self.weights is not None:
+            raise ValueError("'weights' belongs to 'torch' and 'timm'; any other model holds its own")
+        if self.timm is not None and self.weights is None:
+            raise ValueError("'timm' needs 'weights', a file: nothing is downloaded")
         stray = sorted({"inputs", "output", "gives"} & self.model_fields_set)
         if stray and self.triton is None:
             raise ValueError(f"{stray[0]!r} belongs to 'triton'")
@@ -135,10 +154,28 @@ class Source(_Spec):
 
 
 class Tier(_Spec):
-    """One size of the ladder."""
+    """One size of the ladder.
+
+    Attributes:
+        name: becomes part of model names and metric labels.
+        source: its model.
+        format: that it is exported in; `onnx` is fp32.
+        stages: into how many models the graph is cut, for a model that is too large for one device.
+    """
 
     name: Name
     source: Source
+    format: Format = "onnx"
+    stages: int = Field(default=1, ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _served_models_stay_as_they_are(self) -> Tier:
+        stray = sorted({"format", "stages"} & self.model_fields_set)
+        if self.source.triton is not None and stray:
+            raise ValueError(f"{stray[0]!r} is not for a model that Triton already serves")
+        if self.stages > 1 and self.format not in ("onnx", "onnx_fp16"):
+            raise ValueError("'stages' needs format onnx or onnx_fp16")
+        return self
 
 
 class TritonModels(_Spec):

@@ -22,6 +22,7 @@ from cascade_tools.artifacts import (
 from cascade_tools.errors import UsageError
 from cascade_tools.machine.facts import machine
 from cascade_tools.machine.meters import EnergyMeter, find_meter
+from cascade_tools.models.usercode import Rows
 from cascade_tools.planning.calibration import is_right
 from cascade_tools.serving.embedded import Server
 from cascade_tools.serving.load import WARM_UP_REQUESTS, LoadResult, compare_latency_ms, run_load
@@ -31,7 +32,6 @@ from cascade_tools.stages.gears import GEARS_FILE
 from cascade_tools.stages.kept_rows import load_test_rows
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.search import POLICY_FILE, planned_point
-from cascade_tools.stages.usercode import Rows
 from cascade_tools.store import Workspace, digest_file, readable_disk_errors
 
 SCORE_FILE = "score.json"

@@ -11,10 +11,10 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from cascade_tools.artifacts import AdoptedInput, AdoptedTier, InputSpec
 from cascade_tools.errors import UsageError
+from cascade_tools.models.usercode import Rows
 from cascade_tools.runtime import adopted as runtime_adopted
 from cascade_tools.serving.adopted import AdoptedModels, digest_of_served
 from cascade_tools.spec import Cascade, Tier
-from cascade_tools.stages.usercode import Rows
 from cascade_tools.store import digest_files
 
 SCORES = ("FP16", "FP32", "FP64")

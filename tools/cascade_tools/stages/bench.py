@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from cascade_tools.artifacts import GearPlan
 from cascade_tools.errors import CascadeError, EnvironmentLacks, UsageError
+from cascade_tools.models.usercode import Rows, load_rows
 from cascade_tools.serving.load import run_load
 from cascade_tools.serving.perf_analyzer import WINDOWS, PerfResult, find_perf_analyzer, run_perf_analyzer
 from cascade_tools.serving.watch import answers_by_tier, model_counts
 from cascade_tools.stages.gears import GEARS_FILE
 from cascade_tools.stages.kept_rows import load_test_rows
-from cascade_tools.stages.usercode import Rows, load_rows
 from cascade_tools.store import Workspace
 
 METRICS_SETTLE_S = 0.6  # the router writes its counts out every 250 ms

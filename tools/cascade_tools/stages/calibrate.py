@@ -20,6 +20,9 @@ from cascade_tools.artifacts import (
     ScoreTable,
 )
 from cascade_tools.errors import ArtifactError, UsageError
+from cascade_tools.models.source import Source
+from cascade_tools.models.sources import load_source
+from cascade_tools.models.usercode import Rows, load_rows
 from cascade_tools.planning.calibration import (
     Head,
     best_head,
@@ -34,8 +37,6 @@ from cascade_tools.serving.adopted import adopted_models
 from cascade_tools.spec import Cascade
 from cascade_tools.stages.adopted import AdoptedSource, adopt, looks_like_probabilities, served_inputs
 from cascade_tools.stages.progress import Advance, Reporter
-from cascade_tools.stages.sources import Source, load_source
-from cascade_tools.stages.usercode import Rows, load_rows
 from cascade_tools.store import Workspace, load_npz, readable_disk_errors, save_score_table
 
 CALIBRATION_FILE = "calibration.json"

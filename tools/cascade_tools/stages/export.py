@@ -9,12 +9,14 @@ import numpy as np
 
 from cascade_tools.artifacts import Calibration, Exported, ExportedTier
 from cascade_tools.errors import CheckFailed, UsageError
+from cascade_tools.models.head import ServedOutputs
+from cascade_tools.models.source import Source
+from cascade_tools.models.sources import load_source
+from cascade_tools.models.usercode import Rows, blame_user_code, load_rows
 from cascade_tools.runtime.head import apply_head
 from cascade_tools.spec import Tier
 from cascade_tools.stages.calibrate import CALIBRATION_FILE
 from cascade_tools.stages.progress import Reporter
-from cascade_tools.stages.sources import ServedOutputs, Source, load_source
-from cascade_tools.stages.usercode import Rows, blame_user_code, load_rows
 from cascade_tools.store import Workspace, digest_bytes, readable_disk_errors, write_atomically
 
 EXPORTED_FILE = "exported.json"

@@ -7,8 +7,8 @@ import io
 import numpy as np
 
 from cascade_tools.errors import ArtifactError
+from cascade_tools.models.usercode import Rows, load_rows
 from cascade_tools.stages.digests import source_digests
-from cascade_tools.stages.usercode import Rows, load_rows
 from cascade_tools.store import (
     Workspace,
     bytes_as_plain,

@@ -27,6 +27,7 @@ from cascade_tools.artifacts import AdoptedTier, Calibration, Exported, Hop, Ori
 from cascade_tools.errors import EnvironmentLacks, UsageError
 from cascade_tools.machine.facts import machine
 from cascade_tools.machine.meters import EnergyMeter, find_meter
+from cascade_tools.models.usercode import Rows, load_rows
 from cascade_tools.runtime import adopted as runtime_adopted
 from cascade_tools.serving.adopted import AdoptedModels, adopted_models
 from cascade_tools.serving.hop import measure_hop
@@ -35,7 +36,6 @@ from cascade_tools.spec import DeviceGroup, load_devices
 from cascade_tools.stages.calibrate import CALIBRATION_FILE
 from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.progress import Reporter
-from cascade_tools.stages.usercode import Rows, load_rows
 from cascade_tools.store import Workspace, digest_file, readable_disk_errors
 
 PROFILE_FILE = "profile.json"

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from cascade_tools.errors import UsageError
+from cascade_tools.models.usercode import blame_user_code, load_callable, load_rows
 from cascade_tools.planning.calibration import is_right, mask_of
 from cascade_tools.runtime.head import apply_head
 from cascade_tools.spec import Cascade, Tier
 from cascade_tools.stages.progress import Reporter
-from cascade_tools.stages.usercode import blame_user_code, load_callable, load_rows
 from cascade_tools.store import readable_disk_errors, write_atomically
 
 if TYPE_CHECKING:
