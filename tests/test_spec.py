@@ -250,13 +250,13 @@ BROKEN: list[tuple[str, Change, str, str]] = [
         "no source",
         lambda c: c["tiers"][0].update(source={}),
         "tiers.0.source",
-        "exactly one of 'torch', 'onnx' and 'triton'",
+        "exactly one of 'torch', 'onnx', 'hf', 'timm' and 'triton'",
     ),
     (
         "two sources",
         lambda c: c["tiers"][0].update(source={"torch": "a:b", "onnx": "a.onnx"}),
         "tiers.0.source",
-        "exactly one of 'torch', 'onnx' and 'triton'",
+        "exactly one of 'torch', 'onnx', 'hf', 'timm' and 'triton'",
     ),
     *[
         (

@@ -6,7 +6,7 @@ name; `cascade-tools status` compares it with what is there now.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ Labels = Literal["target", "giant"]  # what counts as right: the data's labels, 
 Origin = Literal["measured", "modelled", "given"]
 TimedBy = Literal["process", "perf_analyzer", "client"]
 UtilizationBy = Literal["cpu_time", "cupti", "nvml"]
+INLINE_ENTRY_MS = 2.0  # a tier of `LOCAL_FORMATS` that takes no longer may run in the router's process
+LOCAL_FORMATS = ("onnx", "onnx_fp16")
 Signal = Literal["max_probability", "margin", "entropy"]
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -242,16 +244,25 @@ class ProfilePoint(_Value):
 
 
 class Hop(_Value):
-    """What a call from the router to a tier costs beside the tier's own work.
+    """What asking a tier costs the router beside the tier's own work.
 
     Attributes:
-        latency_ms: median of calls one after the other.
-        cpu_ms: CPU time of all server processes per call, under load.
+        latency_ms: median of calls through the server, one after the other.
+        cpu_ms: CPU time of all server processes per such call, under load.
+        step_ms: of a tier that the router runs in its own process: latency and CPU time alike.
     """
 
     latency_ms: float = Field(gt=0.0)
     cpu_ms: float = Field(ge=0.0)
+    step_ms: float = Field(ge=0.0)
     origin: Origin
+
+
+class AskCost(NamedTuple):
+    """What asking one tier costs beside its own work: latency and CPU time of one call."""
+
+    latency_ms: float
+    cpu_ms: float
 
 
 class Profile(Artifact):
@@ -275,6 +286,15 @@ class Profile(Artifact):
         """The points of one tier with one instance, by batch size."""
         mine = (point for point in self.points if point.tier == tier and point.instances == 1)
         return tuple(sorted(mine, key=lambda point: point.batch))
+
+    def ask_cost(self, tier: str) -> AskCost:
+        """What it costs to ask a tier where the embedded server runs the cascade; 0 where none does."""
+        if self.hop is None:
+            return AskCost(0.0, 0.0)
+        alone = self.at(tier, 1)
+        if alone.format in LOCAL_FORMATS and alone.latency_p50_ms <= INLINE_ENTRY_MS:
+            return AskCost(self.hop.step_ms, self.hop.step_ms)
+        return AskCost(self.hop.latency_ms, self.hop.cpu_ms)
 
     def at(self, tier: str, batch: int) -> ProfilePoint:
         """The point of the largest profiled batch that is not above `batch`."""
@@ -554,7 +574,7 @@ class RouterLimits(_Value):
 
     rows_in_flight: int = Field(ge=1)
     max_batch_size: int = Field(ge=1)
-    inline_entry_ms: float = Field(default=2.0, ge=0.0)
+    inline_entry_ms: float = Field(default=INLINE_ENTRY_MS, ge=0.0)
     escalation_threads: int = Field(default=16, ge=1, le=256)
     shadow_share: float = Field(default=0.01, ge=0.0, le=1.0)
     router_instances: int = Field(default=1, ge=1, le=64)

@@ -23,10 +23,16 @@ OPSET = 20
 
 
 def zeros(spec: InputSpec, rows: int) -> npt.NDArray[Any]:
+    """Zeros [rows, *dims] of one input."""
     return np.zeros((rows, *spec.dims), triton_to_np_dtype(spec.datatype))
 
 
 def to_onnx(module: torch.nn.Module, inputs: tuple[InputSpec, ...], field: str) -> bytes:
+    """The graph of a module that takes `inputs` in their order.
+
+    Raises:
+        UsageError: it does not export; the message begins with `field`.
+    """
     import torch
 
     example = tuple(torch.from_numpy(zeros(spec, rows=2)) for spec in inputs)

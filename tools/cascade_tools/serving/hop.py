@@ -4,7 +4,8 @@
     CPU       PASSES times CALLS calls from several threads; CPU seconds of all processes over calls,
               the median pass
 
-A cascade pays one hop for every tier that a row visits, so a tier that is cheaper than a hop cannot pay.
+A row pays one hop for every tier that it visits and that the router does not run itself, so such a tier that
+is cheaper than a hop cannot pay; for the others see `local_step.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from cascade_tools.artifacts import Hop
 from cascade_tools.repository import place
 from cascade_tools.repository.render import hop_files
 from cascade_tools.serving.embedded import Server, embedded_triton
+from cascade_tools.serving.local_step import measure_local_step_ms
 
 CALLS = 500
 PASSES = 3
@@ -49,6 +51,7 @@ def measure_hop() -> Hop:
     return Hop(
         latency_ms=1000.0 * float(np.median(alone)),
         cpu_ms=1000.0 * float(np.median(spent_s)) / CALLS,
+        step_ms=measure_local_step_ms(),
         origin="measured",
     )
 

@@ -22,7 +22,7 @@ from cascade_tools.stages.search import POLICY_FILE, planned_point
 from cascade_tools.store import Workspace, readable_disk_errors
 
 PLACEMENT_FILE = "placement.json"
-HOPS = "(hops)"  # no tier can have this name
+ASKING = "(asking)"  # no tier can have this name
 UNBOUNDED = 10**6
 
 
@@ -126,19 +126,20 @@ def tier_loads(
                 instances=profile.instances.get(name),
             )
         )
-    return (*loads, *_hops(profile, reach, groups))
+    return (*loads, *_asking(profile, reach, groups))
 
 
-def _hops(profile: Profile, reach: dict[str, float], groups: list[DeviceGroup]) -> list[TierLoad]:
-    """The calls between models as one more load of the CPU: router and server work for every hop."""
+def _asking(profile: Profile, reach: dict[str, float], groups: list[DeviceGroup]) -> list[TierLoad]:
+    """Asking the tiers as one more load of the CPU: what router and server spend on a row."""
     cores = {group.type: group.cores for group in groups if group.cores is not None}
     if profile.hop is None or not cores or len(cores) < len({group.type for group in groups}):
         return []
+    asking_ms = sum(share * profile.ask_cost(tier).cpu_ms for tier, share in reach.items())
     return [
         TierLoad(
-            name=HOPS,
-            reach=sum(reach.values()),
-            seconds_per_row={kind: profile.hop.cpu_ms / 1000.0 for kind in cores},
+            name=ASKING,
+            reach=1.0,
+            seconds_per_row=dict.fromkeys(cores, asking_ms / 1000.0),
             utilization={kind: 1.0 / count for kind, count in cores.items()},
             memory_mib=0.0,
         )
@@ -186,7 +187,7 @@ def _artifact(
         )
         for i, tier in enumerate(tiers)
         for g in range(len(groups))
-        if solution.count[i, g] > 0 and tier.name != HOPS
+        if solution.count[i, g] > 0 and tier.name != ASKING
     ]
     return Placement(
         cascade=cascade.name,

@@ -130,15 +130,14 @@ def planned_point(profile: Profile, tier: str) -> ProfilePoint:
 
 
 def make_question(cascade: Cascade, profile: Profile) -> Question:
-    """Costs per row at the planned batch, each with the hop to the tier, and the bounds.
+    """Costs per row at the planned batch, each with what asking the tier costs, and the bounds.
 
     Raises:
         UsageError: the profile or the device file does not know the cost that is to be minimised.
     """
     points = [planned_point(profile, name) for name in cascade.tier_names]
     alone = [profile.at(name, 1) for name in cascade.tier_names]
-    hop_ms = profile.hop.latency_ms if profile.hop else 0.0
-    latency_ms = tuple(p.latency_p50_ms + hop_ms for p in alone)
+    latency_ms = tuple(p.latency_p50_ms + profile.ask_cost(p.tier).latency_ms for p in alone)
     return Question(
         cost=_costs(cascade, profile, points, latency_ms),
         max_accuracy_drop=cascade.objective.max_accuracy_drop,
@@ -155,7 +154,7 @@ def _costs(
     cascade: Cascade, profile: Profile, points: list[ProfilePoint], latency_ms: tuple[float, ...]
 ) -> tuple[float, ...]:
     minimise = cascade.objective.minimise
-    busy_ms = tuple(p.latency_p50_ms / p.batch + (profile.hop.cpu_ms if profile.hop else 0.0) for p in points)
+    busy_ms = tuple(p.latency_p50_ms / p.batch + profile.ask_cost(p.tier).cpu_ms for p in points)
     if minimise == "latency":
         return latency_ms
     if minimise == "energy":
@@ -183,10 +182,8 @@ def _costs(
 
 
 def _energy_j(cascade: Cascade, profile: Profile, points: list[ProfilePoint]) -> tuple[float, ...] | None:
-    """Per row, with the hop to the tier; None where a tier has none."""
+    """Per row, with what asking the tier costs; None where a tier has none."""
     watts = next((g.busy_watts for g in load_devices(cascade).devices if g.kind == "cpu"), None) or 0.0
-    hop_j = watts * (profile.hop.cpu_ms if profile.hop else 0.0) / 1000.0
-    energy = [point.energy_j for point in points]
-    if any(joules is None for joules in energy):
+    if any(point.energy_j is None for point in points):
         return None
-    return tuple((joules or 0.0) + hop_j for joules in energy)
+    return tuple((p.energy_j or 0.0) + watts * profile.ask_cost(p.tier).cpu_ms / 1000.0 for p in points)
