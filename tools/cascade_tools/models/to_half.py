@@ -1,7 +1,7 @@
 """Half precision: the body in float16, the head and everything that a client sees in float32.
 
-The converter of ONNX Runtime works on a graph, so it does for ONNX files what it does for torch modules. It is
-given the body alone; the head is joined to the result, so softmax, confidence and label stay in float32.
+The converter of ONNX Runtime works on a graph, so it serves ONNX files and torch modules alike. It is given
+the body alone; the head is joined to the result, so softmax, confidence and label stay in float32.
 """
 
 from __future__ import annotations
