@@ -147,16 +147,17 @@ def test_every_tier_gets_its_format_and_is_judged(tmp_path: Path) -> None:
     assert small.parity_confidence_error < 1e-5
     half = large.half
     assert half is not None
-    assert half.rows == large.parity_rows == 2 * ROWS // 3, "all rows that the head was not fitted on"
+    assert half.rows == 2 * ROWS // 3, "all rows that the head was not fitted on"
     x, target = rows()
     held_out = np.arange(ROWS) % 3 != 0
     logits = 2.0 * x[held_out, :CLASSES]
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     right = logits.argmax(1) == target[held_out]
     assert half.ece_before == pytest.approx(expected_calibration_error(probabilities.max(1), right), abs=1e-6)
+    assert half.ece_after != half.ece_before
     assert half.ece_after == pytest.approx(half.ece_before, abs=0.01)
     assert half.labels_changed <= 1
-    assert 1e-6 < large.parity_confidence_error < 0.01
+    assert large.parity_confidence_error < 0.01
     assert f"{half.labels_changed} of {half.rows} labels changed, ECE " in describe_half(large)
 
 

@@ -18,7 +18,7 @@ from cascade_tools.models.head import ServedOutputs, with_head, without_head
 from cascade_tools.models.join import LOGITS, join_head
 from cascade_tools.models.onnx_source import OnnxSource
 from cascade_tools.models.served import open_exported
-from cascade_tools.models.to_half import to_half
+from cascade_tools.models.to_half import rounded, to_half
 from cascade_tools.models.to_onnx import to_onnx
 from cascade_tools.models.to_pt2 import to_pt2, write_pt2
 from cascade_tools.models.to_tensorrt import Shapes, profile_shapes, require_tensorrt
@@ -188,6 +188,27 @@ def test_half_precision_keeps_inputs_outputs_and_the_source(half_body: onnx.Mode
     found, wanted = run_graph(half_body, rows(50))[0], run_graph(graph_of_rows(), rows(50))[0]
     assert 0.0 < np.abs(found - wanted)[:, :3].max() < 0.02
     assert np.isfinite(found).all(), "the mask does not overflow"
+
+
+def test_the_judged_graph_rounds_every_value_as_a_gpu_does() -> None:
+    judged = rounded(graph_of_rows(), "tiers.small.source")
+    assert float_types(judged.graph) == {TensorProto.FLOAT}
+    weights = {t.name: numpy_helper.to_array(t) for t in graph_of_rows().graph.initializer}
+    half = {name: np.clip(value, -1e4, 1e4).astype(np.float16) for name, value in weights.items()}
+    x = rows(20)["X"].astype(np.float16)
+
+    def near(values: Array) -> Array:
+        return values.astype(np.float16).astype(np.float32)
+
+    seen = near(x.astype(np.float32) @ half["wide"].astype(np.float32))
+    logits = near(near(np.tanh(seen)) @ half["back"].astype(np.float32)) + half["mask"].astype(np.float32)
+    shifted = near(logits) - near(logits).max(axis=1, keepdims=True)
+    wanted = near(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+    found = run_graph(judged, rows(20))[0]
+    exact = run_graph(graph_of_rows(), rows(20))[0]
+    assert np.array_equal(found, near(found)), "what comes out is a float16"
+    # Sums are in another order, so now and then a value is rounded the other way.
+    assert np.abs(found - wanted)[:, :3].mean() < 0.2 * np.abs(found - exact)[:, :3].mean()
 
 
 @pytest.mark.parametrize(("signal", "curve"), [("max_probability", None), ("entropy", ISOTONIC)])
