@@ -21,7 +21,7 @@ test: setup ## All tests, those against a real Triton included
 	.venv/bin/pytest
 
 gpu: setup ## The tests that need an NVIDIA GPU (a CUDA build of torch; TensorRT for its plans)
-	.venv/bin/pytest -m gpu
+	.venv/bin/pytest tests/gpu -m gpu
 
 bench-search: setup ## Policies beside the published way: cost, time, memory (about 25 minutes)
 	.venv/bin/python -m benchmarks.search

@@ -4,8 +4,8 @@ The converter of ONNX Runtime works on a graph, so it serves ONNX files and torc
 the body alone; the head is joined to the result, so softmax, confidence and label stay in float32.
 
 On a CPU, ONNX Runtime computes such a graph in float32 and only its weights are rounded; on a GPU all values
-are. So that a machine without a GPU can tell what half precision changes, there is a second graph for judging,
-in which every value between operators is rounded to float16 and back.
+are. So that a machine without a GPU can tell what half precision changes, there is a second graph to judge
+by, in which every value between operators is rounded to float16 and back.
 """
 
 from __future__ import annotations
