@@ -19,7 +19,7 @@ from cascade_tools.artifacts import (
 )
 from cascade_tools.stages.calibrate import CALIBRATION_FILE, SCORES_FILE
 from cascade_tools.store import Workspace, save_score_table
-from tests.helpers import Json, gear_entry, plan_content, route_entry, spec_content, write_cascade
+from tests.helpers import Array, Json, gear_entry, plan_content, route_entry, spec_content, write_cascade
 
 TIERS = ("tiny", "giant")
 ROWS, FEATURES, CLASSES, WIDTH, BATCH = 2048, 512, 10, 8192, 32
@@ -90,7 +90,7 @@ def ladder(folder: Path, kind: str) -> Workspace:
         tiers=TIERS,
         confidence=np.ones(shape, np.float32),
         label=np.zeros(shape, np.int64),
-        target=rows().argmax(axis=1),
+        target=all_rows()[:, :CLASSES].argmax(axis=1),
         group=np.arange(ROWS),
         split=np.array(["fit", "search", "verify", "verify"] * (ROWS // 4)),
     )
@@ -98,13 +98,8 @@ def ladder(folder: Path, kind: str) -> Workspace:
     return work
 
 
-def rows() -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """What the cascade's own data says, [rows, classes] of it as the targets see it."""
-    return all_rows()[:, :CLASSES]
-
-
-def all_rows() -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """The inputs [rows, features]."""
+def all_rows() -> Array:
+    """What the cascade's own data gives, float32 [rows, features]."""
     return np.random.default_rng(0).normal(size=(ROWS, FEATURES)).astype(np.float32)
 
 

@@ -30,6 +30,7 @@ from cascade_tools.stages.plans import mismatches
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.store import Workspace
 from tests.gpu.ladder import BATCH, INPUT, TIERS, all_rows, ladder, on_gpu, plan
+from tests.helpers import Array
 
 pytestmark = pytest.mark.gpu
 REPORT = Reporter(Console(quiet=True))
@@ -116,7 +117,7 @@ def test_a_cascade_of_torch_tiers_on_the_gpu_against_its_giant_alone(
         _show(gpu, loads, answers["TIER"])
 
 
-def _in_batches(session: TorchSession, output: str, inputs: dict[str, np.ndarray]) -> np.ndarray:  # type: ignore[type-arg]
+def _in_batches(session: TorchSession, output: str, inputs: dict[str, Array]) -> Array:
     parts = [
         session.run([output], {name: values[start : start + BATCH] for name, values in inputs.items()})[0]
         for start in range(0, len(all_rows()), BATCH)
@@ -133,7 +134,7 @@ def _measured(url: str, model: str, outputs: tuple[str, ...]) -> tuple[LoadResul
     return load, (meter.read_j() - before) / len(all_rows()) if meter else None
 
 
-def _show(gpu: str, loads: dict[str, tuple[LoadResult, float | None]], tier: np.ndarray) -> None:  # type: ignore[type-arg]
+def _show(gpu: str, loads: dict[str, tuple[LoadResult, float | None]], tier: Array) -> None:
     meter = find_meter()
     name = f"energy by {meter.name}, idle power included" if meter else "no readable energy meter"
     table = Table("served", "requests/s", "p50 ms", "p99 ms", "J per request", title=f"{gpu}: {name}")
