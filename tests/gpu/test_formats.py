@@ -122,7 +122,8 @@ def _in_batches(session: TorchSession, output: str, inputs: dict[str, Array]) ->
         session.run([output], {name: values[start : start + BATCH] for name, values in inputs.items()})[0]
         for start in range(0, len(all_rows()), BATCH)
     ]
-    return np.concatenate(parts)[:, 0]
+    found: Array = np.concatenate(parts)[:, 0]
+    return found
 
 
 def _measured(url: str, model: str, outputs: tuple[str, ...]) -> tuple[LoadResult, float | None]:

@@ -77,7 +77,8 @@ def to_half(body: onnx.ModelProto, field: str) -> onnx.ModelProto:
         # The casts of the inputs come last; a graph must be in order.
         ordered = ir.from_proto(half)
         ordered.graph.sort()
-        return ir.to_proto(ordered)
+        found: onnx.ModelProto = ir.to_proto(ordered)
+        return found
 
 
 def rounded(body: onnx.ModelProto, field: str) -> onnx.ModelProto:
@@ -136,8 +137,9 @@ def _round_tensor(tensor: onnx.TensorProto) -> None:
 
     if tensor.data_type == TensorProto.FLOAT:
         values: npt.NDArray[Any] = numpy_helper.to_array(tensor)
-        near = _converter().convert_np_to_float16(values, max_finite_val=LARGEST)
-        tensor.CopyFrom(numpy_helper.from_array(np.asarray(near, np.float32), tensor.name))
+        near = _converter().convert_np_to_float16(values.reshape(-1), max_finite_val=LARGEST)
+        wide = np.asarray(near, np.float32).reshape(values.shape)
+        tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
 
 
 def _typed(body: onnx.ModelProto) -> onnx.ModelProto:
