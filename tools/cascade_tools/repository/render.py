@@ -18,6 +18,10 @@ SERVERS: dict[Target, str] = {
     "ngc": "nvcr.io/nvidia/tritonserver:26.07-py3",
 }
 VERSION = "1"
+TIER_TEMPLATE: dict[Target, str] = {
+    "embedded": "triton/python_tier.pbtxt.j2",
+    "ngc": "triton/onnx_tier.pbtxt.j2",
+}
 LONG_WORK_NICE = 5  # scheduling priority of embedded tiers that take longer than `inline_entry_ms`
 
 
@@ -41,8 +45,7 @@ class InstanceGroup:
 def render_configs(plan: GearPlan, placement: Placement, target: Target) -> dict[str, str]:
     """All `config.pbtxt` by relative path; adopted models have theirs already."""
     size = plan.limits.max_batch_size
-    probs = [TensorSpec("PROBS", "FP32", (plan.classes,))] if plan.probabilities else []
-    answer = [TensorSpec("LABEL", "INT64", (plan.tokens or 1,)), TensorSpec("CONFIDENCE", "FP32", (1,))]
+    answer = answer_tensors(plan.classes, plan.tokens, probabilities=plan.probabilities)
     route = [TensorSpec("TIER", "INT32", (1,)), TensorSpec("FLAGS", "INT32", (1,))]
     common: dict[str, Any] = {
         "cascade": plan.cascade,
@@ -54,22 +57,32 @@ def render_configs(plan: GearPlan, placement: Placement, target: Target) -> dict
             "triton/router.pbtxt.j2",
             name=plan.cascade,
             instances=plan.limits.router_instances,
-            outputs=[*answer, *route, *probs],
+            outputs=[*answer[:2], *route, *answer[2:]],
             **common,
         )
     }
-    template = {"embedded": "triton/python_tier.pbtxt.j2", "ngc": "triton/onnx_tier.pbtxt.j2"}
     for tier in rendered(plan):
-        files[f"{tier.model}/config.pbtxt"] = _render(
-            template[target],
+        files[f"{tier.model}/config.pbtxt"] = render_tier(
+            target,
             name=tier.model,
             tier=tier.tier,
-            outputs=[*answer, *probs],
+            outputs=answer,
             groups=instance_groups(placement, tier.tier),
             nice=LONG_WORK_NICE if tier.p50_ms > plan.limits.inline_entry_ms else 0,
             **common,
         )
     return files
+
+
+def answer_tensors(classes: int, tokens: int | None, *, probabilities: bool) -> list[TensorSpec]:
+    """What a tier returns: LABEL, CONFIDENCE and, where asked for, PROBS."""
+    probs = [TensorSpec("PROBS", "FP32", (classes,))] if probabilities else []
+    return [TensorSpec("LABEL", "INT64", (tokens or 1,)), TensorSpec("CONFIDENCE", "FP32", (1,)), *probs]
+
+
+def render_tier(target: Target, **values: Any) -> str:
+    """The `config.pbtxt` of one tier; `values` are those of the template."""
+    return _render(TIER_TEMPLATE[target], **values)
 
 
 def rendered(plan: GearPlan) -> list[LadderTier]:
