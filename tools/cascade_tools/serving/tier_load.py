@@ -114,6 +114,7 @@ def load_tier(target: Target, batches: Sequence[Batch]) -> TierLoad:
     """
     request_s = _warm_up(target, batches, 1)
     repeat, long_s = 1, request_s
+    # Grown, not computed from the first: that is mostly what the server adds.
     for repeat in REPEATS:
         long_s = _warm_up(target, batches, repeat)
         if long_s >= LONG_S:
@@ -127,12 +128,12 @@ def load_tier(target: Target, batches: Sequence[Batch]) -> TierLoad:
 
 
 def _warm_up(target: Target, batches: Sequence[Batch], repeat: int) -> float:
-    """Seconds of a request as a client sees it once every instance has had some."""
+    """Seconds of the quickest request as a client sees it; every instance has had some by then."""
     with closed_loop(target.url, target.model, batches, target.instances, repeat) as loop:
         while len(loop.latencies_ms) < WARM_UP_BATCHES * target.instances:
             loop.check()
             time.sleep(TICK_S)
-    return float(np.median(loop.latencies_ms[-target.instances :])) / 1000.0
+    return min(loop.latencies_ms) / 1000.0
 
 
 def _load(target: Target, batches: Sequence[Batch], repeat: int, request_s: float) -> Load:

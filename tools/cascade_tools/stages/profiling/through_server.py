@@ -63,14 +63,19 @@ def measure_tier(sweep: Sweep, model: str, advance: Advance) -> list[tuple[Runs,
         with sweep.server.loaded(model, instances):
             runs = []
             for batch in sweep.batches:
-                runs.append(_measure(sweep, model, batch, instances))
+                runs.append(measure_batch(sweep, model, batch, instances))
                 advance()
             memory = Memory(sweep.server.private_mib(model) / instances)
         found += [(run, memory) for run in runs]
     return found
 
 
-def _measure(sweep: Sweep, model: str, batch: int, instances: int) -> Runs:
+def measure_batch(sweep: Sweep, model: str, batch: int, instances: int) -> Runs:
+    """One batch size of a loaded model.
+
+    Raises:
+        CascadeError: it does not answer.
+    """
     server = sweep.server
     target = Target(server.url, model, instances, sweep.program)
     cpu_before_s, before = server.cpu_s(model), model_counts(server.url, [model])[model]
