@@ -164,12 +164,17 @@ def _by_nvml(found: Utilization, gpu: int) -> Iterator[None]:
             sampler.take()
         finally:
             sampler.close()
-        _settle(found, settled, time.monotonic() - start_s)
+        settle(found, settled, time.monotonic() - start_s)
     finally:
         pynvml.nvmlShutdown()
 
 
-def _settle(found: Utilization, samples: Trapezoid, seconds: float) -> None:
+def settle(found: Utilization, samples: Trapezoid, seconds: float) -> None:
+    """Take the mean of NVML's samples, shares in 0..1 over time, of work that took some seconds.
+
+    Raises:
+        CascadeError: it was too short, or nothing ran.
+    """
     if seconds < NVML_SHORTEST_S or samples.duration_s <= 0.0:
         raise CascadeError(
             f"NVML's utilization needs work of at least {NVML_SHORTEST_S:g} s, this took {seconds:.1f} s",
