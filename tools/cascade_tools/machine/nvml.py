@@ -154,7 +154,8 @@ def gpu_meter(gpu: int | None) -> NvmlEnergy | NvmlPower:
     """
     handles = open_gpus(gpu)
     reasons = []
-    for kind in (NvmlEnergy, NvmlPower):
+    kinds: tuple[type[NvmlEnergy | NvmlPower], ...] = (NvmlEnergy, NvmlPower)
+    for kind in kinds:
         try:
             meter = kind(handles)
             meter.read_j()
