@@ -82,6 +82,8 @@ class Counter:
     """A meter that counts one joule every time that it is read."""
 
     name = "counter"
+    devices = ("nothing",)
+    period_s = 0.0
 
     def __init__(self) -> None:
         self.joules = 0.0
@@ -89,6 +91,9 @@ class Counter:
     def read_j(self) -> float:
         self.joules += 1.0
         return self.joules
+
+    def close(self) -> None:
+        pass
 
 
 def test_energy_is_what_the_meter_counted_less_what_idling_takes() -> None:

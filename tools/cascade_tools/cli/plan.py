@@ -9,6 +9,7 @@ import typer
 
 from cascade_tools.cli.options import BUILD, AsJson, BuildDir, Folder, TargetName, open_workspace
 from cascade_tools.cli.output import show_json, show_labels, show_line, show_table
+from cascade_tools.cli.profile_fits import show_fits
 from cascade_tools.store import Workspace
 
 if TYPE_CHECKING:
@@ -204,8 +205,9 @@ def profile(
     run_stage("profile", work, stderr_reporter())
     made = work.load(PROFILE_FILE, Profile, "profile")
     show_profile(made)
+    fits = show_fits(made)
     if as_json:
-        show_json(made.model_dump(mode="json"))
+        show_json({**made.model_dump(mode="json"), "fits": fits})
 
 
 def place(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:

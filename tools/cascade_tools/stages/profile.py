@@ -20,7 +20,6 @@ from typing import Literal
 from cascade_tools.artifacts import Calibration, Exported, ExportedTier, Hop, Profile, ProfilePoint
 from cascade_tools.errors import CascadeError, EnvironmentLacks, UsageError
 from cascade_tools.machine.facts import machine
-from cascade_tools.machine.meters import find_meter
 from cascade_tools.models.usercode import Rows, load_rows
 from cascade_tools.repository.profiling import TierLimits, profiling_files
 from cascade_tools.serving.adopted import adopted_models
@@ -109,14 +108,15 @@ def profile(
         report=report,
         perf_analyzer=perf_analyzer,
     )
-    meter = find_meter()
     points: list[ProfilePoint] = []
     idle_watts: dict[str, float] = {}
+    names: list[str] = []
     for device in _devices(task):
-        meters = metering(meter if device.kind == "cpu" else None)
-        if meters.meter is not None:
-            idle_watts[device.type] = meters.idle_watts
-        points += _points_on(task, device, meters)
+        with metering(device) as meters:
+            if meters.meter is not None:
+                idle_watts[device.type] = meters.idle_watts
+                names.append(meters.meter.name)
+            points += _points_on(task, device, meters)
     points.sort(key=lambda p: (cascade.tier_names.index(p.tier), p.device, p.instances, p.batch))
     hop = _hop(report)
     with readable_disk_errors(work.build):
@@ -130,7 +130,7 @@ def profile(
                 hop=hop,
                 instances={t.tier: t.instances for t in task.calibration.adopted if t.instances},
                 idle_watts=idle_watts,
-                energy_meter=meter.name if meter is not None and idle_watts else None,
+                energy_meter=", ".join(names) or None,
             ),
         )
 
@@ -189,7 +189,7 @@ def _in_process(task: _Task, device: DeviceGroup, meters: Metering) -> list[Prof
             opened = in_process.open_tier(tier, task.file(tier), device, task.rows, task.batches[-1])
             for batch in task.batches:
                 runs = in_process.measure(opened.model, task.rows, batch, meters)
-                utilization = by_cpu_time(runs, device)
+                utilization = in_process.utilization(opened.model, task.rows, device, runs)
                 points.append(make_point(tier.tier, tier.format, device, runs, opened.memory, utilization))
                 advance(len(points), len(tiers) * len(task.batches))
     return points

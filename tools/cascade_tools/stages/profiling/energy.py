@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cascade_tools.machine.meters import EnergyMeter
+from cascade_tools.machine.meters import EnergyMeter, EnergyWatch, find_meter, measure_idle_watts
+from cascade_tools.spec import DeviceGroup
 
-IDLE_SECONDS = 1.0
+PERIODS = 10  # what is measured must be long against the step of the counter
 
 
 @dataclass
@@ -30,6 +30,11 @@ class Metering:
     meter: EnergyMeter | None
     idle_watts: float
 
+    @property
+    def shortest_s(self) -> float:
+        """For which the work must last."""
+        return 0.0 if self.meter is None else PERIODS * self.meter.period_s
+
     @contextmanager
     def spent(self) -> Iterator[Spent]:
         """Count the energy of a block, what idling would have taken apart."""
@@ -37,16 +42,17 @@ class Metering:
         if self.meter is None:
             yield found
             return
-        start_j, start_s = self.meter.read_j(), time.perf_counter()
+        watch = EnergyWatch(self.meter, self.idle_watts)
         yield found
-        idle_j = self.idle_watts * (time.perf_counter() - start_s)
-        found.joules = max(0.0, self.meter.read_j() - start_j - idle_j)
+        found.joules = watch.stop().dynamic_j
 
 
-def metering(meter: EnergyMeter | None) -> Metering:
-    """Measure the idle power of a machine that has nothing to do now."""
-    if meter is None:
-        return Metering(None, 0.0)
-    start_j, start_s = meter.read_j(), time.perf_counter()
-    time.sleep(IDLE_SECONDS)
-    return Metering(meter, (meter.read_j() - start_j) / (time.perf_counter() - start_s))
+@contextmanager
+def metering(device: DeviceGroup) -> Iterator[Metering]:
+    """The meter of a device that has nothing to do now, and its idle power."""
+    meter = find_meter(device.kind, gpu=None if device.kind == "cpu" else 0)
+    try:
+        yield Metering(meter, measure_idle_watts(meter))
+    finally:
+        if meter is not None:
+            meter.close()

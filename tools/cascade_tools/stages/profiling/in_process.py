@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 
 from cascade_tools.artifacts import ExportedTier
+from cascade_tools.machine.utilization import measured_utilization
 from cascade_tools.models.open_model import OpenModel, open_model
 from cascade_tools.models.usercode import Rows
 from cascade_tools.planning.repetitions import COMPARED, spread, stable
@@ -26,7 +27,7 @@ from cascade_tools.serving.closed_loop import Batch
 from cascade_tools.spec import DeviceGroup
 from cascade_tools.stages.profiling.batches import draw
 from cascade_tools.stages.profiling.energy import Metering
-from cascade_tools.stages.profiling.runs import Memory, Runs
+from cascade_tools.stages.profiling.runs import Memory, Runs, Utilization, by_cpu_time
 
 WARM_UP_RUNS = 3
 REPETITION_S = 0.1
@@ -66,8 +67,9 @@ def measure(model: OpenModel, rows: Rows, batch: int, metering: Metering) -> Run
         model.run(inputs)
     wall_s: list[list[float]] = []
     cpu_s: list[list[float]] = []
+    start_s = time.perf_counter()
     with metering.spent() as spent:
-        while len(wall_s) < MOST_REPETITIONS and not stable([float(np.median(times)) for times in wall_s]):
+        while not _enough(wall_s) or time.perf_counter() - start_s < metering.shortest_s:
             wall, cpu = _repetition(model, batches)
             wall_s.append(wall)
             cpu_s.append(cpu)
@@ -85,6 +87,20 @@ def measure(model: OpenModel, rows: Rows, batch: int, metering: Metering) -> Run
         energy_j=spent.per(batch * sum(len(times) for times in wall_s)),
         timed_by="process",
     )
+
+
+def utilization(model: OpenModel, rows: Rows, device: DeviceGroup, runs: Runs) -> Utilization:
+    """Of the batch size of `runs`; on a GPU it is measured apart, since tracing costs time."""
+    if device.kind == "cpu":
+        return by_cpu_time(runs, device)
+    with measured_utilization(device) as found:
+        _repetition(model, draw(rows, runs.batch))
+    return Utilization(found.share, found.by)
+
+
+def _enough(wall_s: Sequence[Sequence[float]]) -> bool:
+    medians = [float(np.median(times)) for times in wall_s]
+    return len(medians) >= MOST_REPETITIONS or stable(medians)
 
 
 def _repetition(model: OpenModel, batches: Sequence[Batch]) -> tuple[list[float], list[float]]:
