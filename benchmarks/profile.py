@@ -197,11 +197,11 @@ def _measure(arguments: argparse.Namespace) -> None:
     work = Workspace(cascade, PLANNED)
     exported = work.load(EXPORTED_FILE, Exported, "export")
     calibration = work.load(CALIBRATION_FILE, Calibration, "calibrate")
-    graphs = {cascade.model_name(tier.tier): work.path(tier.file) for tier in exported.tiers}
+    tiers = {cascade.model_name(tier.tier): tier for tier in exported.tiers}
     limits = TierLimits(cascade.name, cascade.serving.max_batch_size, cascade.serving.probabilities)
     content: dict[str, Any] = {"machine": machine(), "date": time.strftime("%Y-%m-%d")}
     if parts & {"agree", "memory"}:
-        with tier_server(profiling_files(limits, calibration, graphs)) as server:
+        with tier_server(profiling_files(limits, calibration, tiers, PLANNED)) as server:
             ladder = Ladder(work, server, exported, load_rows(cascade, "validation"))
             if "agree" in parts:
                 content["agree"] = agree(ladder, programs, arguments.turns)

@@ -12,25 +12,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from cascade_tools.artifacts import ExportedTier
+from cascade_tools.backends.torch_session import NAMES
 from cascade_tools.errors import EnvironmentLacks, UsageError
-from cascade_tools.models.open_model import NAMES, open_model
+from cascade_tools.models.open_model import open_model
 from cascade_tools.spec import Format
 
+from .helpers import exported
+
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
-
-
-def exported(kind: Format, file: str) -> ExportedTier:
-    return ExportedTier(
-        tier="sum",
-        format=kind,
-        file=file,
-        sha256="",
-        parameters=0,
-        parity_rows=1,
-        parity_label_mismatches=0,
-        parity_confidence_error=0.0,
-    )
 
 
 def write_onnx(path: Path) -> Path:
@@ -55,7 +44,9 @@ class RowSum(torch.nn.Module):
 def write_pt2(path: Path) -> Path:
     rows = torch.export.Dim("rows", min=1, max=64)
     program = torch.export.export(RowSum(), (torch.from_numpy(ROWS),), dynamic_shapes=({0: rows},))
-    torch.export.save(program, path, extra_files={NAMES: json.dumps({"inputs": ["X"]})})
+    torch.export.save(
+        program, path, extra_files={NAMES: json.dumps({"inputs": ["X"], "outputs": ["CONFIDENCE"]})}
+    )
     return path
 
 
@@ -76,7 +67,7 @@ def test_a_torch_program_is_run_on_one_thread(tmp_path: Path) -> None:
         (found,) = model.run({"X": ROWS, "OF_OTHER_TIERS": ROWS})  # type: ignore[misc]
     finally:
         torch.set_num_threads(before)
-    np.testing.assert_array_equal(found.numpy(), ROWS.sum(1, keepdims=True))
+    np.testing.assert_array_equal(found, ROWS.sum(1, keepdims=True))
 
 
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
@@ -87,9 +78,9 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, kind: Format) -> None:
         open_model(exported(kind, path.name), path, "cpu")
 
 
-def test_a_tensorrt_plan_is_not_for_this_process(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentLacks, match="tier sum: a TensorRT plan"):
-        open_model(exported("tensorrt", "x.plan"), tmp_path / "x.plan", "gpu")
+def test_a_tensorrt_plan_is_not_for_a_cpu(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentLacks, match=r"x\.plan: a TensorRT plan runs on GPUs"):
+        open_model(exported("tensorrt", "x.plan"), tmp_path / "x.plan", "cpu")
 
 
 def test_without_a_gpu_nothing_is_measured_on_one(tmp_path: Path) -> None:

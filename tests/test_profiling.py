@@ -24,7 +24,7 @@ from cascade_tools.stages.profiling.energy import Metering
 from cascade_tools.stages.profiling.in_process import REPETITION_RUNS, measure
 from cascade_tools.stages.profiling.runs import Memory, Runs, by_cpu_time, make_point
 
-from .helpers import spec_content, write_cascade
+from .helpers import exported, spec_content, write_cascade
 
 DEVICE = DeviceGroup(type="cpu", kind="cpu", cores=4, memory_mib=100, busy_watts=5.0)
 
@@ -138,8 +138,6 @@ def test_energy_is_modelled_only_without_a_meter_and_with_watts() -> None:
 def test_the_config_that_is_measured_is_the_rendered_one_but_for_instances_and_joining(
     tmp_path: Path,
 ) -> None:
-    graph = tmp_path / "x.onnx"
-    graph.write_bytes(b"graph")
     calibration = Calibration(
         cascade="c",
         made_from={},
@@ -148,11 +146,15 @@ def test_the_config_that_is_measured_is_the_rendered_one_but_for_instances_and_j
         rows={},
         tiers=(),
     )
-    files = profiling_files(TierLimits("c", 8, probabilities=False), calibration, {"c_a": graph})
-    assert files["c_a/1/model.onnx"] == b"graph"
-    rendered = text_format.Parse(files["c_a/config.pbtxt"].decode(), pb.ModelConfig())
+    tier = exported("onnx", "export/a.onnx")
+    files = profiling_files(TierLimits("c", 8, probabilities=False), calibration, {"c_a": tier}, tmp_path)
+    assert files["c_a/1/model.onnx"] == tmp_path / "export" / "a.onnx"
+    assert {"tier.py", "model.py", "onnx_session.py"} <= {Path(name).name for name in files}
+    config = files["c_a/config.pbtxt"]
+    assert isinstance(config, bytes)
+    rendered = text_format.Parse(config.decode(), pb.ModelConfig())
     assert rendered.HasField("dynamic_batching")
-    measured = json_format.Parse(for_measuring(files["c_a/config.pbtxt"], 3), pb.ModelConfig())
+    measured = json_format.Parse(for_measuring(config, 3), pb.ModelConfig())
     assert not measured.HasField("dynamic_batching")
     assert [group.count for group in measured.instance_group] == [3]
     rendered.ClearField("dynamic_batching")

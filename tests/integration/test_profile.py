@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cascade_tools.artifacts import Calibration, TimedBy
+from cascade_tools.artifacts import Calibration, Exported, TimedBy
 from cascade_tools.errors import CascadeError
 from cascade_tools.models.usercode import load_rows
 from cascade_tools.planning.memory import held_mib
@@ -17,6 +17,7 @@ from cascade_tools.serving.stubs import live_stubs
 from cascade_tools.serving.tier_load import Target, load_tier
 from cascade_tools.serving.tier_server import TierServer, tier_server
 from cascade_tools.stages.calibrate import CALIBRATION_FILE
+from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.profiling.batches import draw
 from cascade_tools.stages.profiling.energy import Metering
 from cascade_tools.stages.profiling.runs import Memory, Runs
@@ -35,8 +36,8 @@ def alone(triton: None, small: Workspace) -> Iterator[TierServer]:
     cascade = small.cascade
     limits = TierLimits(cascade.name, cascade.serving.max_batch_size, cascade.serving.probabilities)
     calibration = small.load(CALIBRATION_FILE, Calibration, "calibrate")
-    graphs = {MODEL: small.path("export/kernel.onnx")}
-    with tier_server(profiling_files(limits, calibration, graphs)) as server:
+    exported = small.load(EXPORTED_FILE, Exported, "export").tier("kernel")
+    with tier_server(profiling_files(limits, calibration, {MODEL: exported}, small.build)) as server:
         yield server
 
 

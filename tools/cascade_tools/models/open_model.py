@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 
 from cascade_tools.artifacts import ExportedTier
 from cascade_tools.errors import EnvironmentLacks, UsageError
+from cascade_tools.spec import Format
 
 Kind = Literal["cpu", "gpu"]
 Inputs = Mapping[str, npt.NDArray[Any]]
+Run = Callable[[Inputs], object]
 
 THREADS = 1  # as the served tiers have
 MIB = 2**20
-NAMES = "cascade.json"  # inside a .pt2: the names of its inputs, in order
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class OpenModel:
         device_mib: memory that it holds on its GPU; None on a CPU.
     """
 
-    run: Callable[[Inputs], object]
+    run: Run
     device_mib: Callable[[], float] | None = None
 
 
@@ -42,22 +41,20 @@ def open_model(exported: ExportedTier, path: Path, kind: Kind) -> OpenModel:
         EnvironmentLacks: there is no such device, or nothing here runs the format on it.
         UsageError: the file cannot be read.
     """
-    if exported.format == "tensorrt":
-        raise EnvironmentLacks(
-            f"tier {exported.tier}: a TensorRT plan runs on a Triton with the TensorRT backend only",
-            "measure it there and take the figures over, or choose another format for this machine",
-        )
-    opened = _open_torch if exported.format == "pt2" else _open_onnx
+    before_mib = _gpu_used_mib() if kind == "gpu" else 0.0
     try:
-        return opened(path, kind)
+        run = _OPEN[exported.format](path, kind)
     except EnvironmentLacks:
         raise
     except Exception as error:  # the libraries have exceptions of their own
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(f"{path}: cannot be opened as {exported.format}: {first}") from error
+    if kind == "cpu":
+        return OpenModel(run)
+    return OpenModel(run, lambda: max(0.0, _gpu_used_mib() - before_mib))
 
 
-def _open_onnx(path: Path, kind: Kind) -> OpenModel:
+def _open_onnx(path: Path, kind: Kind) -> Run:
     import onnxruntime
 
     providers = ["CPUExecutionProvider"]
@@ -71,7 +68,6 @@ def _open_onnx(path: Path, kind: Kind) -> OpenModel:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     options.inter_op_num_threads = 1
-    before = _gpu_used_mib() if kind == "gpu" else 0.0
     session = onnxruntime.InferenceSession(path, options, providers=providers)
     if kind == "gpu" and "CUDAExecutionProvider" not in session.get_providers():
         raise EnvironmentLacks("ONNX Runtime fell back on the CPU: it found no usable GPU")
@@ -80,41 +76,48 @@ def _open_onnx(path: Path, kind: Kind) -> OpenModel:
     def run(inputs: Inputs) -> object:
         return session.run(None, {name: values for name, values in inputs.items() if name in wanted})
 
-    return OpenModel(run, (lambda: max(0.0, _gpu_used_mib() - before)) if kind == "gpu" else None)
+    return run
 
 
-def _open_torch(path: Path, kind: Kind) -> OpenModel:
+def _open_torch(path: Path, kind: Kind) -> Run:
     import torch
+
+    from cascade_tools.backends.torch_session import TorchSession
 
     if kind == "gpu" and not torch.cuda.is_available():
         raise EnvironmentLacks("torch finds no GPU here", "profile on a machine that has one")
-    device = torch.device("cuda" if kind == "gpu" else "cpu")
-    torch.set_num_threads(THREADS)
-    before = _gpu_used_mib() if kind == "gpu" else 0.0
-    found: dict[str, Any] = {NAMES: ""}
-    program = torch.export.load(path, extra_files=found)
-    names = json.loads(found[NAMES])["inputs"]
-    if kind == "gpu":
-        # Tensors that are made on the way name their device, too.
-        from torch.export.passes import move_to_device_pass
+    session = TorchSession(path, THREADS, "cuda:0" if kind == "gpu" else "cpu")
+    return lambda inputs: session.run(None, inputs)
 
-        program = move_to_device_pass(program, "cuda")
-    module: Any = program.module()
 
-    def run(inputs: Inputs) -> object:
-        tensors = [torch.from_numpy(np.ascontiguousarray(inputs[name])).to(device) for name in names]
-        with torch.inference_mode():
-            # Copied back, as whoever asks needs it; on a GPU this also waits for the kernels.
-            return [output.cpu() for output in module(*tensors)]
+def _open_tensorrt(path: Path, kind: Kind) -> Run:
+    from cascade_tools.models.tensorrt_session import TensorRTSession
 
-    return OpenModel(run, (lambda: max(0.0, _gpu_used_mib() - before)) if kind == "gpu" else None)
+    if kind == "cpu":
+        raise EnvironmentLacks(
+            f"{path}: a TensorRT plan runs on GPUs",
+            "name devices of kind gpu in the device file, or take another format",
+        )
+    session = TensorRTSession(path)
+    return lambda inputs: session.run(None, inputs)
+
+
+_OPEN: dict[Format, Callable[[Path, Kind], Run]] = {
+    "onnx": _open_onnx,
+    "onnx_fp16": _open_onnx,
+    "pt2": _open_torch,
+    "tensorrt": _open_tensorrt,
+}
 
 
 def _gpu_used_mib() -> float:
     """Memory in use on the first GPU, by whomever."""
     import pynvml
 
-    pynvml.nvmlInit()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        raise EnvironmentLacks(f"no GPU here: {error}", "profile on a machine that has one") from None
     try:
         handle = pynvml.nvmlDeviceGetHandleByIndex(0)
         return float(pynvml.nvmlDeviceGetMemoryInfo(handle).used) / MIB

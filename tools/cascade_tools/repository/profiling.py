@@ -10,9 +10,16 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from cascade_tools import backends
-from cascade_tools.artifacts import Calibration
-from cascade_tools.repository.place import Files
-from cascade_tools.repository.render import VERSION, InstanceGroup, answer_tensors, render_tier
+from cascade_tools.artifacts import Calibration, ExportedTier
+from cascade_tools.repository.place import Content
+from cascade_tools.repository.render import (
+    MODEL_FILES,
+    TIER_CODE,
+    VERSION,
+    InstanceGroup,
+    answer_tensors,
+    render_tier,
+)
 from cascade_tools.repository.rules import check_config
 
 
@@ -25,36 +32,45 @@ class TierLimits:
     probabilities: bool
 
 
-def profiling_files(limits: TierLimits, calibration: Calibration, graphs: Mapping[str, Path]) -> Files:
+def profiling_files(
+    limits: TierLimits, calibration: Calibration, tiers: Mapping[str, ExportedTier], build: Path
+) -> dict[str, Content]:
     """Files of the repository by relative path.
 
     Args:
         limits: of the cascade.
         calibration: inputs and outputs of the tiers.
-        graphs: model name -> its ONNX file.
+        tiers: by the names of their models.
+        build: the folder that their files are in.
+
+    Raises:
+        UsageError: the embedded server cannot serve a tier's format.
     """
     folder = Path(str(backends.__file__)).parent
-    files: Files = {}
-    for model, graph in graphs.items():
+    files: dict[str, Content] = {}
+    for model, tier in tiers.items():
         config = render_tier(
             "embedded",
+            tier.format,
+            [InstanceGroup(1, ())],
             name=model,
-            tier=model,
+            tier=tier.tier,
             cascade=limits.cascade,
             inputs=calibration.inputs,
             outputs=answer_tensors(
                 calibration.classes, calibration.tokens, probabilities=limits.probabilities
             ),
             max_batch_size=limits.max_batch_size,
-            groups=[InstanceGroup(1, ())],
             nice=0,
         )
         check_config(f"{model}/config.pbtxt", config, router=False)
         files[f"{model}/config.pbtxt"] = config.encode()
-        files[f"{model}/{VERSION}/model.py"] = (folder / "repeated_tier.py").read_bytes()
-        files[f"{model}/{VERSION}/tier.py"] = (folder / "onnx_tier.py").read_bytes()
-        files[f"{model}/{VERSION}/onnx_session.py"] = (folder / "onnx_session.py").read_bytes()
-        files[f"{model}/{VERSION}/model.onnx"] = graph.read_bytes()
+        files[f"{model}/{VERSION}/model.py"] = folder / "repeated_tier.py"
+        code, *others = TIER_CODE[tier.format]
+        files[f"{model}/{VERSION}/tier.py"] = folder / code
+        files |= {f"{model}/{VERSION}/{name}": folder / name for name in others}
+        files[f"{model}/{VERSION}/{MODEL_FILES[tier.format]}"] = build / tier.file
+        files |= {f"{model}/{VERSION}/{Path(entry.file).name}": build / entry.file for entry in tier.beside}
     return files
 
 

@@ -26,7 +26,9 @@ POLL_S = 0.05
 class TierServer:
     """A running server; no model is loaded but inside `loaded`."""
 
-    def __init__(self, server: Server, client: triton_grpc.InferenceServerClient, files: place.Files) -> None:
+    def __init__(
+        self, server: Server, client: triton_grpc.InferenceServerClient, files: place.Contents
+    ) -> None:
         self._client = client
         self._files = files
         self.server = server
@@ -43,7 +45,9 @@ class TierServer:
         Raises:
             CascadeError: it does not load, or does not go away.
         """
-        config = for_measuring(self._files[f"{model}/config.pbtxt"], instances)
+        rendered = self._files[f"{model}/config.pbtxt"]
+        assert isinstance(rendered, bytes)
+        config = for_measuring(rendered, instances)
         try:
             self._client.load_model(model, config=config, client_timeout=LOAD_TIMEOUT_S)
         except InferenceServerException as error:
@@ -80,7 +84,7 @@ class TierServer:
 
 
 @contextmanager
-def tier_server(files: place.Files) -> Iterator[TierServer]:
+def tier_server(files: place.Contents) -> Iterator[TierServer]:
     """Start the embedded server over a repository of tiers, none of them loaded.
 
     Args:

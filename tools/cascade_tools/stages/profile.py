@@ -30,13 +30,14 @@ from cascade_tools.serving.triton_wheel import find_triton
 from cascade_tools.spec import Cascade, DeviceGroup, load_devices
 from cascade_tools.stages.calibrate import CALIBRATION_FILE
 from cascade_tools.stages.export import EXPORTED_FILE
+from cascade_tools.stages.exported_files import changed_file
 from cascade_tools.stages.profiling import in_process
 from cascade_tools.stages.profiling.adopted import measure_adopted
 from cascade_tools.stages.profiling.energy import Metering, metering
 from cascade_tools.stages.profiling.runs import by_cpu_time, make_point
 from cascade_tools.stages.profiling.through_server import Sweep, measure_tier
 from cascade_tools.stages.progress import Reporter
-from cascade_tools.store import Workspace, digest_file, readable_disk_errors
+from cascade_tools.store import Workspace, readable_disk_errors
 
 PROFILE_FILE = "profile.json"
 
@@ -61,12 +62,13 @@ class _Task:
         Raises:
             UsageError: it is missing or changed.
         """
-        path = self.work.path(tier.file)
-        if digest_file(path) != tier.sha256:
+        changed = changed_file(self.work, tier)
+        if changed is not None:
             raise UsageError(
-                f"{path}: missing or not the file that was exported", f"run `{self.work.command('export')}`"
+                f"{changed}: missing or not the file that was exported",
+                f"run `{self.work.command('export')}`",
             )
-        return path
+        return self.work.path(tier.file)
 
 
 def way_of(cascade: Cascade) -> Way:
@@ -199,9 +201,11 @@ def _through_server(task: _Task, device: DeviceGroup, meters: Metering) -> list[
     cascade = task.work.cascade
     instances = tuple(sorted(cascade.profile.instances))
     models = {tier.tier: cascade.model_name(tier.tier) for tier in task.exported.tiers}
-    graphs = {models[tier.tier]: task.file(tier) for tier in task.exported.tiers}
+    for tier in task.exported.tiers:
+        task.file(tier)
     limits = TierLimits(cascade.name, cascade.serving.max_batch_size, cascade.serving.probabilities)
-    files = profiling_files(limits, task.calibration, graphs)
+    tiers = {models[tier.tier]: tier for tier in task.exported.tiers}
+    files = profiling_files(limits, task.calibration, tiers, task.work.build)
     program = _generator(task.report) if task.perf_analyzer else None
     counts = " and ".join(map(str, instances))
     text = f"  {len(models)} exported tiers x {len(task.batches)} batch sizes, {counts} instances, on Triton"

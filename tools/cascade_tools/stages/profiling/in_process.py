@@ -56,7 +56,8 @@ def open_tier(exported: ExportedTier, path: Path, device: DeviceGroup, rows: Row
         model.run(batch)
     grown = (psutil.Process().memory_info().rss - before) / 2**20
     # Freed pages of earlier tiers are taken again without growth; the weights are there in any case.
-    own_mib = max(grown, path.stat().st_size / 2**20)
+    sizes = [(path.parent / Path(entry.file).name).stat().st_size for entry in exported.files]
+    own_mib = max(grown, sum(sizes) / 2**20)
     return OpenTier(model, Memory(own_mib if model.device_mib is None else model.device_mib()))
 
 
