@@ -44,7 +44,7 @@ MOST_REPETITIONS = 6
 MOST_STARTS = 2
 WARM_UP_BATCHES = 3
 LONG_S = 0.025
-REPEATS = (1, 4, 16, 64, 256, 1024)
+GROWTH, MOST_REPEATS = 4, 1024
 SHORTEST_WINDOW_S = 0.3
 SHORTEST_MS = 1e-3
 TICK_S = 0.002
@@ -113,12 +113,11 @@ def load_tier(target: Target, batches: Sequence[Batch]) -> TierLoad:
         CascadeError: a batch failed, or nothing was answered.
     """
     request_s = _warm_up(target, batches, 1)
+    # Grown, not computed from the first request: that is mostly what the server adds.
     repeat, long_s = 1, request_s
-    # Grown, not computed from the first: that is mostly what the server adds.
-    for repeat in REPEATS:
+    while long_s < LONG_S and repeat < MOST_REPEATS:
+        repeat *= GROWTH
         long_s = _warm_up(target, batches, repeat)
-        if long_s >= LONG_S:
-            break
     once = _load(target, batches, 1, request_s)
     if repeat == 1:
         return TierLoad(once, once.compute_ms, 0.0, once.spread, 1)

@@ -24,7 +24,7 @@ from cascade_tools.stages.profiling.energy import Metering
 from cascade_tools.stages.profiling.runs import Memory, Runs
 
 WARM_UP_RUNS = 3
-REPETITION_S = 0.2
+REPETITION_S = 0.12
 REPETITION_RUNS = 4
 MOST_REPETITIONS = 6
 SHORTEST_MS = 1e-3
