@@ -82,7 +82,7 @@ class Counter:
     """A meter that counts one joule every time that it is read."""
 
     name = "counter"
-    devices = ("nothing",)
+    devices: tuple[str, ...] = ("nothing",)
     period_s = 0.0
 
     def __init__(self) -> None:
@@ -124,7 +124,8 @@ def test_utilization_is_cpu_time_over_wall_time_and_cores() -> None:
 def test_energy_is_modelled_only_without_a_meter_and_with_watts() -> None:
     utilization = by_cpu_time(runs(), DEVICE)
     modelled = make_point("a", "onnx", DEVICE, runs(), Memory(1.0), utilization)
-    assert (modelled.energy_j, modelled.energy_origin) == (pytest.approx(5.0 * 0.004 / 4), "modelled")
+    assert modelled.energy_j == pytest.approx(5.0 * 0.004 / 4)
+    assert modelled.energy_origin == "modelled"
     measured = make_point("a", "onnx", DEVICE, runs(energy_j=0.5), Memory(1.0), utilization)
     assert (measured.energy_j, measured.energy_origin) == (0.5, "measured")
     no_watts = DEVICE.model_copy(update={"busy_watts": None})

@@ -83,4 +83,5 @@ def for_measuring(config: bytes, instances: int) -> str:
     parsed.ClearField("dynamic_batching")
     for group in parsed.instance_group:
         group.count = instances
-    return json_format.MessageToJson(parsed, preserving_proto_field_name=True, indent=None)
+    text: str = json_format.MessageToJson(parsed, preserving_proto_field_name=True, indent=None)
+    return text
