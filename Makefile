@@ -1,5 +1,5 @@
 # Every target uses .venv in this folder and makes it if it is missing.
-.PHONY: help setup demo check test gpu bench-search bench-guarantee bench-drift bench-router bench-where bench-trigger chaos soak format clean
+.PHONY: help setup demo check test gpu bench-search bench-guarantee bench-drift bench-router bench-where bench-trigger bench-profile chaos soak format clean
 .DEFAULT_GOAL := help
 
 help: ## What there is to make
@@ -47,6 +47,11 @@ bench-trigger: setup ## The batch trigger beside the fast shape (two minutes)
 	.venv/bin/cascade-tools run ensembles/digits
 	scripts/perf-analyzer
 	.venv/bin/python -m benchmarks.trigger
+
+bench-profile: setup ## Tiers profiled in process and through Triton: do both agree? (about 8 minutes)
+	.venv/bin/cascade-tools run ensembles/digits
+	scripts/perf-analyzer
+	.venv/bin/python -m benchmarks.profile
 
 chaos: setup ## Twelve faults under load: is every request answered once, and rightly? (at most 12 minutes)
 	.venv/bin/python -m benchmarks.chaos

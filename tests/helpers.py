@@ -16,7 +16,8 @@ from typing import Any, cast
 import numpy.typing as npt
 import yaml
 
-from cascade_tools.spec import Cascade, load_cascade
+from cascade_tools.artifacts import ExportedTier
+from cascade_tools.spec import Cascade, Format, load_cascade
 
 Json = dict[str, Any]
 Array = npt.NDArray[Any]
@@ -85,6 +86,20 @@ def spec_content() -> Json:
         "data": {"validation": "rows:validation"},
         "devices": "devices.yaml",
     }
+
+
+def exported(kind: Format, file: str) -> ExportedTier:
+    """A record of an exported tier, `sum`, in one file."""
+    return ExportedTier(
+        tier="sum",
+        format=kind,
+        file=file,
+        sha256="",
+        parameters=0,
+        parity_rows=1,
+        parity_label_mismatches=0,
+        parity_confidence_error=0.0,
+    )
 
 
 def write_cascade(

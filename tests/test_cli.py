@@ -85,6 +85,7 @@ SPEC = {
     "objective": {"max_accuracy_drop": 8.0, "guarantee": False},
     "devices": "here.yaml",
     "serving": {"max_batch_size": 4},
+    "profile": {"through": "process"},  # quicker
 }
 DEVICES = {"devices": [{"type": "cores", "kind": "cpu", "cores": 2, "memory_mib": 2048}]}
 
@@ -640,6 +641,7 @@ def test_init_writes_a_cascade_that_runs(tmp_path: Path, monkeypatch: pytest.Mon
     folder = Path(made.content["folder"])
     assert folder == Path("ensembles/mine")
     assert all(Path(file).is_file() for file in made.content["files"])
+    edit_yaml(folder / "cascade.yaml", lambda content: content["profile"].update(through="process"))
     done = call("run", folder, "--json")
     assert done.code == 0, done.err
     assert (Path(done.content["repository"]) / MANIFEST).is_file()

@@ -114,6 +114,7 @@ def test_a_missing_weights_file_makes_everything_stale(copied: Workspace, report
     [
         ("calibration", {"signal": "margin"}, "calibrate"),
         ("serving", {"max_batch_size": 4, "probabilities": True}, "export"),
+        ("profile", {"batches": [1, 2]}, "profile"),
         ("objective", {"max_accuracy_drop": 2.0}, "search"),
         ("gears", {"count": 3}, "gears"),
     ],

@@ -259,6 +259,8 @@ class ProfilePoint(_Value):
         instances: that ran at the same time, each with this batch.
         latency_p50_ms: one whole batch, without client and network; `latency_p99_ms` likewise.
         latency_spread: of the medians of the repetitions, (largest - smallest) / median; None if not known.
+        overhead_ms: what the server counts for a batch beyond the model: no part of `latency_p50_ms`, but of
+            the hop; None in process.
         client_p50_ms: one whole batch as a client saw it; None in process.
         queue_ms: mean wait in the server before the batch began; None in process.
         throughput_rps: rows per second of all `instances`.
@@ -281,6 +283,7 @@ class ProfilePoint(_Value):
     latency_p50_ms: float = Field(gt=0.0)
     latency_p99_ms: float = Field(gt=0.0)
     latency_spread: float | None = Field(default=None, ge=0.0)
+    overhead_ms: float | None = Field(default=None, ge=0.0)
     client_p50_ms: float | None = Field(default=None, gt=0.0)
     queue_ms: float | None = Field(default=None, ge=0.0)
     throughput_rps: float = Field(gt=0.0)

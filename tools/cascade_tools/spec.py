@@ -34,6 +34,7 @@ _TIMM = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
 _TENSOR = re.compile(r"[!-~]{1,200}")
 ADDRESS = re.compile(r"[\w.-]+:(\d{1,5})|\[[0-9a-fA-F:]+\]:(\d{1,5})")  # of a server
 LARGEST_PORT = 65535
+MOST_INSTANCES = 64  # of one tier while it is profiled
 
 
 def _check_name(name: str) -> str:
@@ -261,6 +262,33 @@ class CalibrationChoice(_Spec):
     splits: Splits = Splits()
 
 
+class ProfileChoice(_Spec):
+    """How the tiers are measured.
+
+    Attributes:
+        through: `server` loads each tier alone on the embedded Triton and sends it batches; `process` runs it
+            without a server; `auto` takes the server where it can be started.
+        batches: rows of a batch; those above `serving.max_batch_size` are left out.
+        instances: of a tier that run at the same time, through the server only. Planning counts with one;
+            more show how they disturb each other.
+    """
+
+    through: Literal["auto", "server", "process"] = "auto"
+    batches: tuple[int, ...] = Field(default=(1, 2, 4, 8, 16, 32), min_length=1)
+    instances: tuple[int, ...] = Field(default=(1,), min_length=1)
+
+    @model_validator(mode="after")
+    def _planning_has_what_it_needs(self) -> ProfileChoice:
+        for name, values in (("batches", self.batches), ("instances", self.instances)):
+            if min(values) < 1 or len(set(values)) < len(values):
+                raise ValueError(f"{name!r} must be whole numbers from 1, none of them twice")
+            if 1 not in values:
+                raise ValueError(f"{name!r} must hold 1: the plan counts with single rows and instances")
+        if max(self.instances) > MOST_INSTANCES:
+            raise ValueError(f"'instances' must be at most {MOST_INSTANCES}")
+        return self
+
+
 class Objective(_Spec):
     """What the search may give up and what it saves.
 
@@ -399,6 +427,7 @@ class Cascade(_Spec):
     triton: TritonModels | None = None
     data: Data
     calibration: CalibrationChoice = CalibrationChoice()
+    profile: ProfileChoice = ProfileChoice()
     objective: Objective = Objective()
     devices: InnerPath
     gears: Gears = Gears()
@@ -457,6 +486,20 @@ class Cascade(_Spec):
     def with_calibration(self, choice: Mapping[str, str]) -> Cascade:
         """The same cascade with other calibration fields."""
         changed = self.model_copy(update={"calibration": self.calibration.model_copy(update=dict(choice))})
+        changed._folder = self._folder
+        return changed
+
+    def with_profile(self, choice: Mapping[str, object]) -> Cascade:
+        """The same cascade with other profile fields.
+
+        Raises:
+            UsageError: a field cannot have that value.
+        """
+        try:
+            profile = ProfileChoice.model_validate({**self.profile.model_dump(), **choice})
+        except ValidationError as error:
+            raise UsageError(f"profile: {describe(error)}") from None
+        changed = self.model_copy(update={"profile": profile})
         changed._folder = self._folder
         return changed
 

@@ -13,7 +13,7 @@ from cascade_tools.cli.output import show_json, show_line, show_table, show_warn
 from cascade_tools.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
-    from cascade_tools.stages.bench import TierLoad
+    from cascade_tools.stages.bench import BenchReport, TierLoad
     from cascade_tools.store import Workspace
 
 METRICS_PORT = 8002
@@ -60,13 +60,14 @@ def bench(
     tiers = [tier.tier for tier in report.table[0].tiers]
     show_table(
         f"{name}: {report.rows} rows of {report.rows_from}, {mix}, sent by {report.generator}",
-        ["clients", "requests/s", "p50 ms", "p99 ms", *tiers],
+        ["clients", "requests/s", "p50 ms", "p99 ms", "J per row", *tiers],
         [
             [
                 str(row.clients),
                 f"{row.throughput_rps:.1f}",
                 f"{row.p50_ms:.2f}",
                 f"{row.p99_ms:.2f}",
+                "-" if row.energy_j is None else f"{row.energy_j:.5f}",
                 *[_cell(tier) for tier in row.tiers],
             ]
             for row in report.table
@@ -75,6 +76,7 @@ def bench(
     show_line(
         "  Per tier: share of the rows that it answered; mean ms in its queue + in the model (Triton's)."
     )
+    show_line(f"  {_energy_words(report)}")
     if as_json:
         show_json({"model": name, **asdict(report)})
 
@@ -113,6 +115,13 @@ def _counts(text: str) -> list[int]:
             "as in 1,8,32",
         )
     return counts
+
+
+def _energy_words(report: BenchReport) -> str:
+    if report.no_energy is not None:
+        return f"No energy: {report.no_energy}."
+    shares = [f"{row.idle_share:.0%}" for row in report.table if row.idle_share is not None]
+    return f"J: of the server's GPUs, without their idle power, which is {', '.join(shares)} of the total."
 
 
 def _cell(tier: TierLoad) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from cascade_tools.cli.options import BUILD, AsJson, BuildDir, Folder, TargetName, open_workspace
 from cascade_tools.cli.output import show_json, show_labels, show_line, show_table
+from cascade_tools.cli.profile_fits import show_fits
 from cascade_tools.store import Workspace
 
 if TYPE_CHECKING:
@@ -175,43 +176,42 @@ def export(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False)
         show_json(made.model_dump(mode="json"))
 
 
-def profile(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:
+def profile(
+    folder: Folder,
+    through: Annotated[
+        Literal["server", "process"] | None,
+        typer.Option(help="The embedded Triton, or this process; instead of the spec's, for this call."),
+    ] = None,
+    batches: Annotated[
+        str | None,
+        typer.Option(help="Rows of a batch, such as 1,4,16; instead of the spec's, for this call."),
+    ] = None,
+    instances: Annotated[
+        str | None, typer.Option(help="Instances at a time, such as 1,2; only on a server; likewise.")
+    ] = None,
+    build_dir: BuildDir = BUILD,
+    as_json: AsJson = False,
+) -> None:
     """Measure latency, throughput, memory, utilization and energy of every tier on this machine."""
     from cascade_tools.artifacts import Profile
+    from cascade_tools.cli.options import whole_numbers
+    from cascade_tools.cli.profile_table import show_profile
+    from cascade_tools.stages.pipeline import run_stage
     from cascade_tools.stages.profile import PROFILE_FILE
+    from cascade_tools.stages.progress import stderr_reporter
 
-    work = _run("profile", folder, build_dir)
+    work = open_workspace(folder, build_dir)
+    numbers = {"batches": whole_numbers("--batches", batches)}
+    numbers["instances"] = whole_numbers("--instances", instances)
+    given = {"through": through, **numbers}
+    choice = {name: value for name, value in given.items() if value is not None}
+    work = Workspace(work.cascade.with_profile(choice), work.build)
+    run_stage("profile", work, stderr_reporter())
     made = work.load(PROFILE_FILE, Profile, "profile")
-    show_table(
-        f"Profile on {made.environment['processor']}, one thread",
-        [
-            "tier",
-            "batch",
-            "p50 ms",
-            "p99 ms",
-            "rows/s",
-            "utilization",
-            "MiB",
-            "J per row",
-            "energy",
-        ],
-        [
-            [
-                p.tier,
-                str(p.batch),
-                f"{p.latency_p50_ms:.3f}",
-                f"{p.latency_p99_ms:.3f}",
-                f"{p.throughput_rps:,.0f}",
-                f"{p.kernel_utilization:.2f}",
-                f"{p.memory_mib:.1f}",
-                "-" if p.energy_j is None else f"{p.energy_j:.5f}",
-                p.energy_origin or "no meter",
-            ]
-            for p in made.points
-        ],
-    )
+    show_profile(made)
+    fits = show_fits(made)
     if as_json:
-        show_json(made.model_dump(mode="json"))
+        show_json({**made.model_dump(mode="json"), "fits": fits})
 
 
 def place(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:

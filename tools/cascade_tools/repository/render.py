@@ -80,8 +80,7 @@ def render_configs(
         UsageError: the target cannot serve a tier's format, or not on the device where it is placed.
     """
     size = plan.limits.max_batch_size
-    probs = [TensorSpec("PROBS", "FP32", (plan.classes,))] if plan.probabilities else []
-    answer = [TensorSpec("LABEL", "INT64", (plan.tokens or 1,)), TensorSpec("CONFIDENCE", "FP32", (1,))]
+    answer = answer_tensors(plan.classes, plan.tokens, probabilities=plan.probabilities)
     route = [TensorSpec("TIER", "INT32", (1,)), TensorSpec("FLAGS", "INT32", (1,))]
     common: dict[str, Any] = {
         "cascade": plan.cascade,
@@ -93,24 +92,45 @@ def render_configs(
             "triton/router.pbtxt.j2",
             name=plan.cascade,
             instances=plan.limits.router_instances,
-            outputs=[*answer, *route, *probs],
+            outputs=[*answer[:2], *route, *answer[2:]],
             **common,
         )
     }
     for tier in rendered(plan):
-        kind = formats.get(tier.tier, "onnx")
-        groups = instance_groups(placement, tier.tier)
-        files[f"{tier.model}/config.pbtxt"] = _render(
-            _template(tier.tier, kind, target, groups),
+        files[f"{tier.model}/config.pbtxt"] = render_tier(
+            target,
+            formats.get(tier.tier, "onnx"),
+            instance_groups(placement, tier.tier),
             name=tier.model,
             tier=tier.tier,
-            outputs=[*answer, *probs],
-            groups=groups,
-            runs="torch" if kind == "pt2" else "ONNX Runtime",
+            outputs=answer,
             nice=LONG_WORK_NICE if tier.p50_ms > plan.limits.inline_entry_ms else 0,
             **common,
         )
     return files
+
+
+def answer_tensors(classes: int, tokens: int | None, *, probabilities: bool) -> list[TensorSpec]:
+    """What a tier returns: LABEL, CONFIDENCE and, where asked for, PROBS."""
+    probs = [TensorSpec("PROBS", "FP32", (classes,))] if probabilities else []
+    return [TensorSpec("LABEL", "INT64", (tokens or 1,)), TensorSpec("CONFIDENCE", "FP32", (1,)), *probs]
+
+
+def render_tier(
+    target: Target, kind: Format, groups: list[InstanceGroup], *, tier: str, **values: Any
+) -> str:
+    """The `config.pbtxt` of one tier of a format; `values` are the template's.
+
+    Raises:
+        UsageError: the target cannot serve the format, or not on those devices.
+    """
+    return _render(
+        _template(tier, kind, target, groups),
+        tier=tier,
+        groups=groups,
+        runs="torch" if kind == "pt2" else "ONNX Runtime",
+        **values,
+    )
 
 
 def _template(tier: str, kind: Format, target: Target, groups: list[InstanceGroup]) -> str:

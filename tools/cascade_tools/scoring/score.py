@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ from cascade_tools.artifacts import (
 )
 from cascade_tools.errors import UsageError
 from cascade_tools.machine.facts import machine
-from cascade_tools.machine.meters import EnergyMeter, find_meter
+from cascade_tools.machine.meters import EnergyWatch, find_meter, measure_idle_watts
 from cascade_tools.models.served import open_exported
 from cascade_tools.models.usercode import Rows
 from cascade_tools.planning.calibration import is_right
@@ -39,7 +38,6 @@ SCORE_FILE = "score.json"
 CLIENTS = 32
 LATENCY_ROWS = 1000
 SEED = 0
-IDLE_SECONDS = 1.0
 
 Say = Callable[[str], None]
 
@@ -59,20 +57,17 @@ class _Bench:
 
     server: Server
     datatypes: dict[str, str]
-    meter: EnergyMeter | None
-    idle_watts: float
+    watch: EnergyWatch | None
 
     def run(self, model: str, rows: Rows, outputs: tuple[str, ...]) -> _Pass:
         """One pass; what the server spends on warm-up requests is shared out over all requests."""
-        before, start_j = self.server.cpu_seconds(), self.meter.read_j() if self.meter else 0.0
-        start_s = time.perf_counter()
+        before = self.server.cpu_seconds()
+        if self.watch is not None:
+            self.watch.start()
         load = run_load(self.server.grpc_url, model, rows.inputs, self.datatypes, CLIENTS, outputs)
         share = len(rows) / (len(rows) + min(WARM_UP_REQUESTS, len(rows)))
-        energy_j = None
-        if self.meter is not None:
-            idle_j = self.idle_watts * (time.perf_counter() - start_s)
-            energy_j = share * max(0.0, self.meter.read_j() - start_j - idle_j)
         after = self.server.cpu_seconds()
+        energy_j = None if self.watch is None else share * self.watch.stop().dynamic_j
         spent = {name: share * (after[name] - before.get(name, 0.0)) for name in after}
         return _Pass(load, spent, energy_j)
 
@@ -94,8 +89,11 @@ def score(work: Workspace, server: Server, say: Say) -> Score:
         )
     pick = np.random.default_rng(SEED).permutation(len(rows))[:LATENCY_ROWS]
     sample = rows.take(np.sort(pick))
-    meter = find_meter()
-    bench = _Bench(server, {spec.name: spec.datatype for spec in plan.inputs}, meter, _idle_watts(meter))
+    groups = load_devices(cascade).devices
+    # Where GPUs do the work, the energy is theirs.
+    meter = find_meter("gpu" if any(group.kind == "gpu" for group in groups) else "cpu")
+    watch = None if meter is None else EnergyWatch(meter, measure_idle_watts(meter))
+    bench = _Bench(server, {spec.name: spec.datatype for spec in plan.inputs}, watch)
     giant_model = plan.ladder[-1].model
     say(f"  {len(sample)} rows at 1 client, to {giant_model} and {cascade.name} in turns")
     latency_ms = compare_latency_ms(
@@ -105,7 +103,9 @@ def score(work: Workspace, server: Server, say: Say) -> Score:
     for model, outputs in ((giant_model, ("LABEL",)), (cascade.name, ("LABEL", "TIER"))):
         say(f"  {len(rows)} rows at {CLIENTS} clients, to {model}")
         passes[model] = bench.run(model, rows, outputs)
-    watts = next((g.busy_watts for g in load_devices(cascade).devices if g.kind == "cpu"), None)
+    if meter is not None:
+        meter.close()
+    watts = next((group.busy_watts for group in groups if group.kind == "cpu"), None)
     served = {
         model: _served(crowd, latency_ms[model], rows, plan, model, watts) for model, crowd in passes.items()
     }
@@ -133,15 +133,6 @@ def score(work: Workspace, server: Server, say: Say) -> Score:
     with readable_disk_errors(work.build):
         work.save(SCORE_FILE, result)
     return result
-
-
-def _idle_watts(meter: EnergyMeter | None) -> float:
-    """Power of the machine while the server waits."""
-    if meter is None:
-        return 0.0
-    start_j, start = meter.read_j(), time.perf_counter()
-    time.sleep(IDLE_SECONDS)
-    return (meter.read_j() - start_j) / (time.perf_counter() - start)
 
 
 def _served(
@@ -194,7 +185,7 @@ def _tiers(work: Workspace, rows: Rows, share: list[float], giant_accuracy: floa
             ]
             label = np.concatenate(labels).reshape(rows.target.shape)
             accuracy = float(is_right(label, rows.target).mean())
-        point = planned_point(profile, tier.tier)
+        point = planned_point(profile, tier.tier, work.cascade.serving.max_batch_size)
         found.append(
             TierScore(
                 name=tier.tier,

@@ -151,6 +151,7 @@ def embedded_triton(
     shadow: Path | None = None,
     adopted: Adopted | None = None,
     keep: bool = False,
+    load: Sequence[str] | None = None,
 ) -> Iterator[Server]:
     """Serve a repository on the loopback interface until the block ends.
 
@@ -161,6 +162,7 @@ def embedded_triton(
         shadow: where the router writes its shadow log; None for none.
         adopted: models that the repository's router asks and that are not in it.
         keep: revive the repository's models whose processes die, see `keeper`.
+        load: the models that are loaded at the start; None for all of the repository.
 
     Raises:
         EnvironmentLacks: the wheel does not run here.
@@ -170,7 +172,7 @@ def embedded_triton(
     """
     find_triton()
     manifest = refuse_other_target(repository, "embedded")
-    own = models_of(repository, manifest)
+    own = models_of(repository, manifest) if load is None else list(load)
     models = [f"--model-repository={repository}"]
     if adopted is None:
         # Explicit, so that a single model can be loaded again.

@@ -11,7 +11,7 @@ import psutil
 
 from cascade_tools.errors import CascadeError, EnvironmentLacks
 from cascade_tools.machine.facts import machine
-from cascade_tools.machine.meters import find_meter
+from cascade_tools.machine.meters import MeterKind, NoMeter, look_for_meter
 from cascade_tools.serving.perf_analyzer import find_perf_analyzer
 from cascade_tools.serving.triton_wheel import find_triton, wheel_version
 
@@ -41,7 +41,8 @@ def describe_environment() -> list[Fact]:
         *_gpus(),
         _command("docker", "Docker", ["docker", "info", "--format", "{{.ServerVersion}}"]),
         _perf_analyzer(),
-        _meter(),
+        _meter("energy_meter", "energy meter", "cpu"),
+        _meter("gpu_energy_meter", "energy meter of the GPUs", "gpu"),
     ]
 
 
@@ -102,8 +103,9 @@ def _perf_analyzer() -> Fact:
     return Fact("perf_analyzer", "perf_analyzer", path, path)
 
 
-def _meter() -> Fact:
-    meter = find_meter()
-    if meter is None:
-        return Fact("energy_meter", "energy meter", "none readable: energy is modelled", None)
-    return Fact("energy_meter", "energy meter", meter.name, meter.name)
+def _meter(key: str, name: str, kind: MeterKind) -> Fact:
+    meter = look_for_meter(kind)
+    if isinstance(meter, NoMeter):
+        return Fact(key, name, f"none: {meter.why}", None)
+    meter.close()
+    return Fact(key, name, f"{meter.name} ({', '.join(meter.devices)})", meter.name)

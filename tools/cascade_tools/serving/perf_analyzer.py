@@ -87,8 +87,10 @@ def run_perf_analyzer(
     clients: int,
     window_s: float,
     composing: Sequence[str] = (),
+    batch: int = 1,
+    repeat: int = 1,
 ) -> PerfResult:
-    """Send rows over gRPC, one per request, in a closed loop; three windows are measured.
+    """Send rows over gRPC in a closed loop; three windows are measured.
 
     Args:
         program: what `find_perf_analyzer` gave.
@@ -98,6 +100,8 @@ def run_perf_analyzer(
         clients: requests that are under way at any time.
         window_s: length of one window; longer ones are taken where no request ends within it.
         composing: the models that `model` itself calls; each must have been asked before.
+        batch: rows of one request.
+        repeat: parameter of every request, for models that know it; 1 for none.
 
     Raises:
         CascadeError: a request failed, or nothing was measured; perf_analyzer's own words are shown.
@@ -108,12 +112,14 @@ def run_perf_analyzer(
         report = Path(folder) / "report.csv"
         command = [
             *(str(program), "-m", model, "-u", url, "-i", "grpc", "--input-data", str(rows)),
-            *("--concurrency-range", str(clients), "-f", str(report)),
+            *("--concurrency-range", str(clients), "-f", str(report), "-b", str(batch)),
             *("--measurement-mode", "time_windows", "-s", str(STABILITY_PERCENT), "-r", str(WINDOWS)),
             *(["--async", "--max-threads", "4"] if clients > 1 else ["--sync"]),
         ]
         for name, values in inputs.items():
             command += ["--shape", f"{name}:{','.join(map(str, values.shape[1:]))}"]
+        if repeat > 1:
+            command += ["--request-parameter", f"repeat:{repeat}:int"]
         if composing:
             # Without a version it fails as soon as one of them is not called within a window.
             named = ",".join(f"{composed}:{VERSION}" for composed in composing)

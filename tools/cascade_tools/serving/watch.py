@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +10,7 @@ import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
 from cascade_tools.errors import CascadeError
+from cascade_tools.serving.metrics_page import read_page, samples
 
 TIMEOUT_S = 10.0
 NANOSECONDS = 1e6
@@ -66,16 +65,8 @@ def answers_by_tier(metrics_url: str, model: str) -> dict[str, float]:
     Raises:
         CascadeError: the page cannot be read.
     """
-    try:
-        with urllib.request.urlopen(metrics_url, timeout=TIMEOUT_S) as page:
-            text = page.read().decode()
-    except (OSError, ValueError) as error:
-        raise CascadeError(
-            f"{metrics_url}: cannot be read: {error}", "give the address of Triton's metrics as --metrics-url"
-        ) from None
     found: dict[str, float] = {}
-    for labelled, value in re.findall(r"^cascade_answers\{(.*)\} (\S+)$", text, re.MULTILINE):
-        labels = dict(re.findall(r'(\w+)="([^"]*)"', labelled))
+    for labels, value in samples(read_page(metrics_url), "cascade_answers"):
         if labels.get("model") == model:
-            found[labels["tier"]] = found.get(labels["tier"], 0.0) + float(value)
+            found[labels["tier"]] = found.get(labels["tier"], 0.0) + value
     return found

@@ -12,9 +12,11 @@ import numpy.typing as npt
 
 from cascade_tools.artifacts import GearPlan
 from cascade_tools.errors import CascadeError, EnvironmentLacks, UsageError
+from cascade_tools.machine.meters import EnergyWatch, NoMeter, Spent, measure_idle_watts
 from cascade_tools.models.usercode import Rows, load_rows
 from cascade_tools.serving.load import run_load
 from cascade_tools.serving.perf_analyzer import WINDOWS, PerfResult, find_perf_analyzer, run_perf_analyzer
+from cascade_tools.serving.triton_energy import look_for_triton_meter
 from cascade_tools.serving.watch import answers_by_tier, model_counts
 from cascade_tools.stages.gears import GEARS_FILE
 from cascade_tools.stages.kept_rows import load_test_rows
@@ -40,13 +42,21 @@ class TierLoad:
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One number of clients."""
+    """One number of clients.
+
+    Attributes:
+        energy_j: of the server's GPUs per answered row, without their idle power; None where the server
+            counts none.
+        idle_share: share of what the GPUs took that is idle power.
+    """
 
     clients: int
     throughput_rps: float
     p50_ms: float
     p99_ms: float
     tiers: tuple[TierLoad, ...]
+    energy_j: float | None
+    idle_share: float | None
 
 
 @dataclass(frozen=True)
@@ -57,12 +67,14 @@ class BenchReport:
         rows_from: `data.test` or `data.validation`.
         hard_share: share of rows that the first tier did not answer; None for the data's own mix.
         generator: `perf_analyzer`, or `built-in`, the client that the score is taken with.
+        no_energy: why there is no energy; None where there is.
     """
 
     rows: int
     rows_from: str
     hard_share: float | None
     generator: str
+    no_energy: str | None
     table: tuple[BenchRow, ...]
 
 
@@ -107,11 +119,16 @@ def bench(
     except EnvironmentLacks as error:
         program = None
         say(f"{error.message}; the built-in client sends every row once ({error.hint})")
+    meter = look_for_triton_meter(metrics_url)
+    watch = None if isinstance(meter, NoMeter) else EnergyWatch(meter, measure_idle_watts(meter))
     table = []
     for count in clients:
         say(f"{count} client{'s' if count > 1 else ''}, {len(rows)} rows of data.{field}")
         before, answered_before = model_counts(url, [*models.values()]), _answers(metrics_url, plan.cascade)
+        if watch is not None:
+            watch.start()
         load = _send(program, plan, url, rows, count, seconds, asked)
+        spent = None if watch is None else watch.stop()
         after, answered = model_counts(url, [*models.values()]), _answers(metrics_url, plan.cascade)
         new = {tier: answered.get(tier, 0.0) - answered_before.get(tier, 0.0) for tier in models}
         whole = sum(new.values())
@@ -119,13 +136,33 @@ def bench(
             raise CascadeError(
                 f"{metrics_url}: counts no answers of {plan.cascade}", "is it the page of the same server?"
             )
-        tiers = []
-        for tier, model in models.items():
-            spent = after[model].since(before[model]) or (None, None)
-            tiers.append(TierLoad(tier, new[tier] / whole, *spent))
-        table.append(BenchRow(count, load.throughput_rps, load.p50_ms, load.p99_ms, tuple(tiers)))
-    generator = "built-in" if program is None else "perf_analyzer"
-    return BenchReport(len(rows), f"data.{field}", hard_share, generator, tuple(table))
+        tiers = [
+            TierLoad(tier, new[tier] / whole, *(after[model].since(before[model]) or (None, None)))
+            for tier, model in models.items()
+        ]
+        table.append(_row(count, load, tiers, spent, whole))
+    return BenchReport(
+        rows=len(rows),
+        rows_from=f"data.{field}",
+        hard_share=hard_share,
+        generator="built-in" if program is None else "perf_analyzer",
+        no_energy=meter.why if isinstance(meter, NoMeter) else None,
+        table=tuple(table),
+    )
+
+
+def _row(
+    clients: int, load: PerfResult, tiers: Sequence[TierLoad], spent: Spent | None, answered: float
+) -> BenchRow:
+    return BenchRow(
+        clients=clients,
+        throughput_rps=load.throughput_rps,
+        p50_ms=load.p50_ms,
+        p99_ms=load.p99_ms,
+        tiers=tuple(tiers),
+        energy_j=None if spent is None else spent.dynamic_j / answered,
+        idle_share=None if spent is None else spent.idle_share,
+    )
 
 
 def _send(

@@ -33,7 +33,7 @@ from cascade_tools.stages.export import EXPORTED_FILE, export
 from cascade_tools.stages.exported_files import changed_file
 from cascade_tools.stages.gears import GEARS_FILE, gears
 from cascade_tools.stages.place import PLACEMENT_FILE, place
-from cascade_tools.stages.profile import PROFILE_FILE, profile
+from cascade_tools.stages.profile import PROFILE_FILE, profile, way_of
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.stages.search import FRONTIER_FILE, POLICY_FILE, search
 from cascade_tools.store import (
@@ -112,7 +112,12 @@ def _devices(cascade: Cascade) -> dict[str, str]:
 
 def _machine_and_devices(cascade: Cascade) -> dict[str, str]:
     plain = [f"{name}={value}" for name, value in sorted(machine().items())]
-    return {"machine": digest_value(*plain), **_devices(cascade), **_sections("serving")(cascade)}
+    return {
+        "machine": digest_value(*plain),
+        "profiled through": digest_value(way_of(cascade)),
+        **_devices(cascade),
+        **_sections("serving", "profile")(cascade),
+    }
 
 
 STAGES = (

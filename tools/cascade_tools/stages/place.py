@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from cascade_tools.artifacts import PlacedDevice, PlacedInstances, Placement, Profile, RoutingPolicy
 from cascade_tools.errors import CheckFailed, Infeasible, UsageError
+from cascade_tools.planning.curves import memory_at
 from cascade_tools.planning.placement import Device, Solution, TierLoad, verify
 from cascade_tools.planning.placement import place as place_tiers
 from cascade_tools.spec import Cascade, DeviceGroup, load_devices
@@ -53,7 +54,8 @@ def place(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
     if problems:
         raise CheckFailed("the placement does not hold: " + "; ".join(problems))
     report.say(f"  {solution.rate_rps:.0f} rows/s sustainable ({solution.status})")
-    batch = {name: planned_point(profile, name).batch for name in cascade.tier_names}
+    largest = cascade.serving.max_batch_size
+    batch = {name: planned_point(profile, name, largest).batch for name in cascade.tier_names}
     with readable_disk_errors(work.build):
         work.save(
             PLACEMENT_FILE,
@@ -115,14 +117,15 @@ def tier_loads(
         )
     loads = []
     for name in cascade.tier_names:
-        point = planned_point(profile, name)
+        point = planned_point(profile, name, cascade.serving.max_batch_size)
         loads.append(
             TierLoad(
                 name=name,
                 reach=reach[name],
                 seconds_per_row={point.device: point.latency_p50_ms / 1000.0 / point.batch},
                 utilization={point.device: point.kernel_utilization},
-                memory_mib=point.memory_mib,
+                # Triton may send the largest batch, and what an instance took for it stays taken.
+                memory_mib=memory_at(profile.points_of(name), cascade.serving.max_batch_size),
                 instances=profile.instances.get(name),
             )
         )

@@ -6,6 +6,7 @@ import math
 
 from cascade_tools.artifacts import Frontier, PredictedPolicy, Profile, ProfilePoint, RoutingPolicy
 from cascade_tools.errors import Infeasible, UsageError
+from cascade_tools.planning.curves import point_at
 from cascade_tools.planning.decide import Decision, decide
 from cascade_tools.planning.evaluate import Evaluator, Question
 from cascade_tools.planning.explain import stronger_than
@@ -122,11 +123,21 @@ def not_certified(decision: Decision, question: Question, way_out: str) -> Infea
     )
 
 
-def planned_point(profile: Profile, tier: str) -> ProfilePoint:
-    """The point that planning counts with: the smallest batch with 80 % of the best throughput."""
+def planned_point(profile: Profile, tier: str, largest_batch: int) -> ProfilePoint:
+    """The point that planning counts with: the smallest batch with 80 % of the best throughput.
+
+    Args:
+        profile: may come from another machine or tool, with batch sizes of its own.
+        tier: its name.
+        largest_batch: that Triton may make; where the profile only has larger ones beside smaller ones,
+            its point is put together from those (`planning/curves.py`).
+    """
     points = profile.points_of(tier)
-    best = max(point.throughput_rps for point in points)
-    return next(p for p in points if p.throughput_rps >= GOOD_ENOUGH_THROUGHPUT * best)
+    possible = [point for point in points if point.batch <= largest_batch]
+    if len(possible) < len(points) and all(point.batch != largest_batch for point in points):
+        possible.append(point_at(points, largest_batch))
+    best = max(point.throughput_rps for point in possible)
+    return next(p for p in possible if p.throughput_rps >= GOOD_ENOUGH_THROUGHPUT * best)
 
 
 def make_question(cascade: Cascade, profile: Profile) -> Question:
@@ -135,7 +146,8 @@ def make_question(cascade: Cascade, profile: Profile) -> Question:
     Raises:
         UsageError: the profile or the device file does not know the cost that is to be minimised.
     """
-    points = [planned_point(profile, name) for name in cascade.tier_names]
+    largest = cascade.serving.max_batch_size
+    points = [planned_point(profile, name, largest) for name in cascade.tier_names]
     alone = [profile.at(name, 1) for name in cascade.tier_names]
     latency_ms = tuple(p.latency_p50_ms + profile.ask_cost(p.tier).latency_ms for p in alone)
     return Question(
