@@ -115,7 +115,8 @@ class NvmlEnergy(_Nvml):
             EnvironmentLacks: a GPU has no counter, or is gone.
         """
         with nvml_errors("the energy counter"):
-            return sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(h) for h in self._handles) / 1000.0
+            counted_mj = [float(pynvml.nvmlDeviceGetTotalEnergyConsumption(h)) for h in self._handles]
+        return sum(counted_mj) / 1000.0
 
 
 class NvmlPower(_Nvml):
@@ -130,7 +131,8 @@ class NvmlPower(_Nvml):
 
     def _watts(self) -> float:
         with nvml_errors("the power"):
-            return sum(pynvml.nvmlDeviceGetPowerUsage(h) for h in self._handles) / 1000.0
+            power_mw = [float(pynvml.nvmlDeviceGetPowerUsage(h)) for h in self._handles]
+        return sum(power_mw) / 1000.0
 
     def read_j(self) -> float:
         """Joules since this object was made, all GPUs together.
