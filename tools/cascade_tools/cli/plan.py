@@ -23,7 +23,6 @@ def register(app: typer.Typer) -> None:
         (train, "cascade-tools train ensembles/digits --tier tiny --out build/weights"),
         (calibrate, "cascade-tools calibrate ensembles/digits"),
         (export, "cascade-tools export ensembles/digits"),
-        (profile, "cascade-tools profile ensembles/digits --json"),
         (place, "cascade-tools place ensembles/digits"),
         (gears, "cascade-tools gears ensembles/digits"),
     ):
@@ -167,45 +166,6 @@ def export(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False)
     )
     for tier in work.cascade.adopted:
         show_line(f"  {tier.name} is adopted: {tier.source.triton} stays as it is")
-    if as_json:
-        show_json(made.model_dump(mode="json"))
-
-
-def profile(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:
-    """Measure latency, throughput, memory, utilization and energy of every tier on this machine."""
-    from cascade_tools.artifacts import Profile
-    from cascade_tools.stages.profile import PROFILE_FILE
-
-    work = _run("profile", folder, build_dir)
-    made = work.load(PROFILE_FILE, Profile, "profile")
-    show_table(
-        f"Profile on {made.environment['processor']}, one thread",
-        [
-            "tier",
-            "batch",
-            "p50 ms",
-            "p99 ms",
-            "rows/s",
-            "utilization",
-            "MiB",
-            "J per row",
-            "energy",
-        ],
-        [
-            [
-                p.tier,
-                str(p.batch),
-                f"{p.latency_p50_ms:.3f}",
-                f"{p.latency_p99_ms:.3f}",
-                f"{p.throughput_rps:,.0f}",
-                f"{p.kernel_utilization:.2f}",
-                f"{p.memory_mib:.1f}",
-                "-" if p.energy_j is None else f"{p.energy_j:.5f}",
-                p.energy_origin or "no meter",
-            ]
-            for p in made.points
-        ],
-    )
     if as_json:
         show_json(made.model_dump(mode="json"))
 

@@ -35,6 +35,7 @@ from cascade_tools.serving.triton_wheel import find_triton
 from cascade_tools.spec import DeviceGroup, load_devices
 from cascade_tools.stages.calibrate import CALIBRATION_FILE
 from cascade_tools.stages.export import EXPORTED_FILE
+from cascade_tools.stages.given_profile import given_profile
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.store import Workspace, digest_file, readable_disk_errors
 
@@ -65,9 +66,14 @@ def profile(work: Workspace, made_from: dict[str, str], report: Reporter) -> Non
     """Write `profile.json`.
 
     Raises:
-        UsageError: the device file names no CPU, or an exported file is missing or changed.
+        UsageError: the device file names no CPU, an exported file is missing or changed, or a given profile
+            does not do.
     """
     cascade = work.cascade
+    if cascade.profile.given is not None:
+        with readable_disk_errors(work.build):
+            work.save(PROFILE_FILE, given_profile(work, made_from, report))
+        return
     exported = work.load(EXPORTED_FILE, Exported, "export")
     calibration = work.load(CALIBRATION_FILE, Calibration, "calibrate")
     device = _cpu_of(work)
@@ -108,6 +114,7 @@ def profile(work: Workspace, made_from: dict[str, str], report: Reporter) -> Non
                 points=tuple(points),
                 hop=hop,
                 instances={tier.tier: tier.instances for tier in calibration.adopted if tier.instances},
+                graphs={tier.tier: tier.sha256 for tier in exported.tiers},
             ),
         )
 
