@@ -176,7 +176,7 @@ def _gpu_rows(inference: Path) -> dict[tuple[str, ...], Row]:
         here, there = row.cell(*GPU), known.cell(*GPU)
         if here.text != there.text:
             raise here.refusal(
-                f"the run used {there.text}, too; a profile is of one device",
+                f"the run used {there.text} and {here.text}; a profile is of one device",
                 "let Model Analyzer use one GPU: `gpus: [UUID]`",
             )
     return found
