@@ -14,7 +14,8 @@ from cascade_tools.artifacts import Profile
 from cascade_tools.errors import UsageError
 from cascade_tools.resources import shipped_cascade
 from cascade_tools.spec import load_cascade, load_devices
-from cascade_tools.stages.given_profile import read_profile
+from cascade_tools.stages.digests import source_digests
+from cascade_tools.stages.given_profile import digest_given, read_profile
 from tests.helpers import spec_content, write_cascade
 
 from .cli_calls import Outcome, assert_refused, call
@@ -150,8 +151,8 @@ def no_models(**changes: Any) -> dict[str, Any]:
             "'reach' is given for all tiers",
         ),
         (no_models(tiers=[{"name": "small", "reach": 0.5}]), "is 1 where the rows enter"),
-        ({**spec_content(), "data": {}}, "data.validation: missing"),
-        ({k: v for k, v in spec_content().items() if k != "data"}, "data.validation: missing"),
+        ({**spec_content(), "data": {}}, "data: required"),
+        ({k: v for k, v in spec_content().items() if k != "data"}, "data: required"),
         (
             {**spec_content(), "tiers": [{"name": "small", "source": {"torch": "m:s"}, "reach": 1.0}]},
             "tiers.small.reach: is for tiers without models",
@@ -179,6 +180,19 @@ def test_a_device_without_figures_is_named_with_the_tier(tmp_path: Path) -> None
     assert call("profile", tmp_path, "--build-dir", tmp_path / "build").code == 0
     outcome = call("place", tmp_path, "--build-dir", tmp_path / "build")
     assert_refused(outcome, 2, "devices.yaml", "'other' (tier small)")
+
+
+def test_a_given_file_does_not_make_the_models_stale(tmp_path: Path) -> None:
+    content = {**spec_content(), "profile": {"given": "results"}}
+    cascade = write_cascade(tmp_path, content, {"ladder.py": "", "rows.py": ""})
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "a.csv").write_text("1")
+    sources, given = source_digests(cascade, "rows:validation"), digest_given(cascade)
+    (tmp_path / "results" / "a.csv").write_text("2")
+    assert source_digests(cascade, "rows:validation") == sources
+    assert digest_given(cascade) != given
+    (tmp_path / "ladder.py").write_text("CHANGED = True")
+    assert source_digests(cascade, "rows:validation") != sources
 
 
 # The verb
@@ -272,7 +286,7 @@ def test_an_import_into_the_build_folder_is_fresh_once_there_is_an_export(tmp_pa
     assert "profile: {given: FILE}" in outcome.out
     assert Profile.model_validate_json((build / "pair" / "profile.json").read_text()).points
     status = call("status", folder, "--build-dir", build, "--json")
-    assert "profile" not in status.content["changed"]
+    assert status.content["changed"]["profile"] == []  # stale only because of the export that stands in here
 
 
 @pytest.mark.parametrize(

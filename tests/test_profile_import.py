@@ -290,6 +290,8 @@ TABLE_REFUSED = {
         "line 10, column 'utilization': must be one value",
     ),
     "no list": ("points:", "points: 3\nsource2:", "points"),
+    "idle watts of nothing": ("{gpu: 60}", "60", "line 2, column 'idle_watts': must be a mapping"),
+    "a source of parts": ("a paper", "{title: a paper}", "line 1, column 'source': must be a text"),
     "no yaml": ("source: a paper", "source: [", "not valid YAML"),
 }
 

@@ -456,7 +456,7 @@ class Cascade(_Spec):
                 "(`profile: {given: FILE}`) may tiers be without models, and then all of them are"
             )
         if not without and not self.data.validation:
-            raise ValueError("data.validation: missing; it calibrates the tiers")
+            raise ValueError("data: required; its 'validation' calibrates the tiers")
         reach = {tier.name: tier.reach for tier in self.tiers if tier.reach is not None}
         if reach and not without:
             raise ValueError(f"tiers.{min(reach)}.reach: is for tiers without models; the search finds it")

@@ -10,7 +10,7 @@ from typing import get_args
 from cascade_tools.artifacts import Figure, ProfilePoint
 from cascade_tools.errors import UsageError
 from cascade_tools.planning.profile_tables import PointKey, key_of
-from cascade_tools.stages.table_cells import Cell, Row, read_csv, read_yaml
+from cascade_tools.stages.table_cells import Row, read_csv, read_yaml
 
 NEEDED = ("tier", "device", "batch", "time_ms", "utilization", "memory_mib")
 OPTIONAL = (
@@ -64,11 +64,12 @@ def read_table(path: Path, tiers: Container[str] | None = None) -> GivenPoints:
     sheet = read_yaml(path, KEYS)
     idle = sheet.rows.get("idle_watts")
     source = sheet.single.get("source")
-    for name, stray in (*sheet.single.items(), *sheet.rows.items()):
-        if name != ("source" if isinstance(stray, Cell) else "idle_watts"):
-            raise UsageError(
-                f"{path}, line {stray.line}, column {name!r}: 'source' is a text, 'idle_watts' a mapping"
-            )
+    for stray in sheet.single.values():
+        if stray.column != "source":
+            raise stray.refusal("must be a mapping of device types to watts")
+    for name, row in sheet.rows.items():
+        if name != "idle_watts":
+            raise UsageError(f"{path}, line {row.line}, column {name!r}: must be a text")
     return GivenPoints(
         _points(sheet.points, tiers),
         "" if source is None else source.text,
