@@ -19,6 +19,7 @@ from cascade_tools.spec import Format, Gives
 
 Labels = Literal["target", "giant"]  # what counts as right: the data's labels, or the last tier's answers
 Origin = Literal["measured", "modelled", "given"]
+Figure = Literal["time", "utilization", "memory"]
 TimedBy = Literal["process", "perf_analyzer", "client"]
 UtilizationBy = Literal["cpu_time", "cupti", "nvml"]
 INLINE_ENTRY_MS = 2.0  # a tier of `LOCAL_FORMATS` that takes no longer may run in the router's process
@@ -257,7 +258,8 @@ class ProfilePoint(_Value):
 
     Attributes:
         instances: that ran at the same time, each with this batch.
-        latency_p50_ms: one whole batch, without client and network; `latency_p99_ms` likewise.
+        latency_p50_ms: one whole batch, without client and network; `latency_p99_ms` likewise, None where a
+            given table does not say.
         latency_spread: of the medians of the repetitions, (largest - smallest) / median; None if not known.
         overhead_ms: what the server counts for a batch beyond the model: no part of `latency_p50_ms`, but of
             the hop; None in process.
@@ -270,6 +272,7 @@ class ProfilePoint(_Value):
         kernel_utilization: (0, 1]; on a CPU device, CPU seconds over wall seconds and the device's cores.
         energy_j: dynamic energy of one row, or None where no meter and no watts are known.
         origin: of the times, the memory and the utilization.
+        modelled: which of these are modelled all the same, in a point that is given.
         energy_origin: of `energy_j`.
         timed_by: who took the times; `process` is ONNX Runtime or torch without a server.
         utilization_by: what the utilization comes from.
@@ -281,7 +284,7 @@ class ProfilePoint(_Value):
     batch: int = Field(ge=1)
     instances: int = Field(default=1, ge=1)
     latency_p50_ms: float = Field(gt=0.0)
-    latency_p99_ms: float = Field(gt=0.0)
+    latency_p99_ms: float | None = Field(gt=0.0)
     latency_spread: float | None = Field(default=None, ge=0.0)
     overhead_ms: float | None = Field(default=None, ge=0.0)
     client_p50_ms: float | None = Field(default=None, gt=0.0)
@@ -293,6 +296,7 @@ class ProfilePoint(_Value):
     kernel_utilization: float = Field(gt=0.0, le=1.0)
     energy_j: float | None
     origin: Origin
+    modelled: tuple[Figure, ...] = ()
     energy_origin: Origin | None
     timed_by: TimedBy | None = None
     utilization_by: UtilizationBy | None = None
@@ -302,6 +306,11 @@ class ProfilePoint(_Value):
         if (self.energy_j is None) != (self.energy_origin is None):
             raise ValueError("energy_j and energy_origin go together")
         return self
+
+    @property
+    def latency_tail_ms(self) -> float:
+        """The p99, or the median where no p99 is known."""
+        return self.latency_p50_ms if self.latency_p99_ms is None else self.latency_p99_ms
 
 
 class Hop(_Value):
@@ -333,6 +342,7 @@ class Profile(Artifact):
         instances: of the adopted tiers, which no placement changes.
         idle_watts: of each device type whose meter could be read: what it draws without work.
         energy_meter: the name of the meter behind `energy_origin: measured`; None without one.
+        graphs: by tier, the SHA-256 of the exported graph that was measured; nothing for given points.
     """
 
     kind: Literal["profile"] = "profile"
@@ -342,11 +352,19 @@ class Profile(Artifact):
     instances: dict[str, int] = Field(default_factory=dict)
     idle_watts: dict[str, float] = Field(default_factory=dict)
     energy_meter: str | None = None
+    graphs: dict[str, str] = Field(default_factory=dict)
 
-    def points_of(self, tier: str) -> tuple[ProfilePoint, ...]:
-        """The points of one tier with one instance, by batch size."""
-        mine = (point for point in self.points if point.tier == tier and point.instances == 1)
-        return tuple(sorted(mine, key=lambda point: point.batch))
+    def points_of(self, tier: str, device: str | None = None) -> tuple[ProfilePoint, ...]:
+        """The points of one tier with one instance, by batch size.
+
+        Args:
+            tier: its name.
+            device: type of the device; default: the tier's first one.
+        """
+        mine = [point for point in self.points if point.tier == tier and point.instances == 1]
+        if mine and device is None:
+            device = mine[0].device
+        return tuple(sorted((p for p in mine if p.device == device), key=lambda point: point.batch))
 
     def ask_cost(self, tier: str) -> AskCost:
         """What it costs to ask a tier where the embedded server runs the cascade; 0 where none does."""
@@ -357,9 +375,9 @@ class Profile(Artifact):
             return AskCost(self.hop.step_ms, self.hop.step_ms)
         return AskCost(self.hop.latency_ms, self.hop.cpu_ms)
 
-    def at(self, tier: str, batch: int) -> ProfilePoint:
+    def at(self, tier: str, batch: int, device: str | None = None) -> ProfilePoint:
         """The point of the largest profiled batch that is not above `batch`."""
-        points = self.points_of(tier)
+        points = self.points_of(tier, device)
         return max((p for p in points if p.batch <= batch), key=lambda p: p.batch, default=points[0])
 
 

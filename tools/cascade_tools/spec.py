@@ -159,13 +159,15 @@ class Tier(_Spec):
 
     Attributes:
         name: becomes part of model names and metric labels.
-        source: its model.
+        source: its model; no tier has one where a cascade is only planned, from given figures.
+        reach: without models: the share of all rows that the tier sees, 0..1.
         format: that it is exported in; `onnx` is fp32, `tensorrt` is fp16. See docs/formats.md.
         stages: into how many models the graph is cut, for a model that is too large for one device.
     """
 
     name: Name
-    source: Source
+    source: Source = Field(default_factory=Source.model_construct)
+    reach: float | None = Field(default=None, ge=0.0, le=1.0)
     format: Format = "onnx"
     stages: int = Field(default=1, ge=1, le=64)
 
@@ -181,6 +183,11 @@ class Tier(_Spec):
                 "format: pt2 is made of a torch module, not of an ONNX file; take onnx or onnx_fp16"
             )
         return self
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the tier has a source."""
+        return any(getattr(self.source, name) is not None for name in SOURCES)
 
 
 class TritonModels(_Spec):
@@ -208,10 +215,11 @@ class Data(_Spec):
 
     The arrays are one per model input (first dimension: rows), `target` int [rows], and optionally
     `group` int [rows] (rows of one source, which stay together in every split). With `labels: giant` the last
-    tier's answers stand for the truth in the validation rows, which then need no `target`.
+    tier's answers stand for the truth in the validation rows, which then need no `target`. Only where no tier
+    has a model there may be no `validation`.
     """
 
-    validation: str
+    validation: str = ""
     test: str | None = None
     labels: Literal["target", "giant"] = "target"
 
@@ -219,7 +227,7 @@ class Data(_Spec):
     def _known_forms(self) -> Data:
         for field in ("validation", "test"):
             reference = getattr(self, field)
-            if reference is None:
+            if field not in self.model_fields_set or reference is None:
                 continue
             if reference.endswith(".npz"):
                 try:
@@ -263,9 +271,12 @@ class CalibrationChoice(_Spec):
 
 
 class ProfileChoice(_Spec):
-    """How the tiers are measured.
+    """Where the profile comes from, and how tiers are measured.
 
     Attributes:
+        given: a file or folder in the cascade's folder that is taken in place of measuring: a table (`.yaml`,
+            `.csv`), a profile (`.json`), or what Model Analyzer wrote.
+        device: of `given`: type of the device that Model Analyzer measured; default: the only GPU type.
         through: `server` loads each tier alone on the embedded Triton and sends it batches; `process` runs it
             without a server; `auto` takes the server where it can be started.
         batches: rows of a batch; those above `serving.max_batch_size` are left out.
@@ -273,6 +284,8 @@ class ProfileChoice(_Spec):
             more show how they disturb each other.
     """
 
+    given: InnerPath | None = None
+    device: Name | None = None
     through: Literal["auto", "server", "process"] = "auto"
     batches: tuple[int, ...] = Field(default=(1, 2, 4, 8, 16, 32), min_length=1)
     instances: tuple[int, ...] = Field(default=(1,), min_length=1)
@@ -425,7 +438,7 @@ class Cascade(_Spec):
     name: Name
     tiers: tuple[Tier, ...] = Field(min_length=1, max_length=8)
     triton: TritonModels | None = None
-    data: Data
+    data: Data = Data()
     calibration: CalibrationChoice = CalibrationChoice()
     profile: ProfileChoice = ProfileChoice()
     objective: Objective = Objective()
@@ -457,6 +470,28 @@ class Cascade(_Spec):
             if tier.source.triton in rendered:
                 raise ValueError(f"{field}: {tier.source.triton} is a model of this cascade itself")
         return self
+
+    @model_validator(mode="after")
+    def _models_or_given_figures(self) -> Cascade:
+        without = [tier.name for tier in self.tiers if not tier.has_model]
+        if without and (len(without) < len(self.tiers) or self.profile.given is None):
+            raise ValueError(
+                f"tiers.{without[0]}.source: missing; only where the profile is given "
+                "(`profile: {given: FILE}`) may tiers be without models, and then all of them are"
+            )
+        if not without and not self.data.validation:
+            raise ValueError("data: required; its 'validation' calibrates the tiers")
+        reach = {tier.name: tier.reach for tier in self.tiers if tier.reach is not None}
+        if reach and not without:
+            raise ValueError(f"tiers.{min(reach)}.reach: is for tiers without models; the search finds it")
+        if reach and (len(reach) < len(self.tiers) or max(reach.values()) < 1.0):
+            raise ValueError("tiers: 'reach' is given for all tiers, and is 1 where the rows enter")
+        return self
+
+    @property
+    def has_models(self) -> bool:
+        """False where the cascade is only planned, from given figures."""
+        return self.tiers[0].has_model
 
     @property
     def adopted(self) -> tuple[Tier, ...]:

@@ -9,7 +9,6 @@ import typer
 
 from cascade_tools.cli.options import BUILD, AsJson, BuildDir, Folder, TargetName, open_workspace
 from cascade_tools.cli.output import show_json, show_labels, show_line, show_table
-from cascade_tools.cli.profile_fits import show_fits
 from cascade_tools.store import Workspace
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ def register(app: typer.Typer) -> None:
         (train, "cascade-tools train ensembles/digits --tier tiny --out build/weights"),
         (calibrate, "cascade-tools calibrate ensembles/digits"),
         (export, "cascade-tools export ensembles/digits"),
-        (profile, "cascade-tools profile ensembles/digits --json"),
         (place, "cascade-tools place ensembles/digits"),
         (gears, "cascade-tools gears ensembles/digits"),
     ):
@@ -174,44 +172,6 @@ def export(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False)
         show_line(f"  {tier.name} is adopted: {tier.source.triton} stays as it is")
     if as_json:
         show_json(made.model_dump(mode="json"))
-
-
-def profile(
-    folder: Folder,
-    through: Annotated[
-        Literal["server", "process"] | None,
-        typer.Option(help="The embedded Triton, or this process; instead of the spec's, for this call."),
-    ] = None,
-    batches: Annotated[
-        str | None,
-        typer.Option(help="Rows of a batch, such as 1,4,16; instead of the spec's, for this call."),
-    ] = None,
-    instances: Annotated[
-        str | None, typer.Option(help="Instances at a time, such as 1,2; only on a server; likewise.")
-    ] = None,
-    build_dir: BuildDir = BUILD,
-    as_json: AsJson = False,
-) -> None:
-    """Measure latency, throughput, memory, utilization and energy of every tier on this machine."""
-    from cascade_tools.artifacts import Profile
-    from cascade_tools.cli.options import whole_numbers
-    from cascade_tools.cli.profile_table import show_profile
-    from cascade_tools.stages.pipeline import run_stage
-    from cascade_tools.stages.profile import PROFILE_FILE
-    from cascade_tools.stages.progress import stderr_reporter
-
-    work = open_workspace(folder, build_dir)
-    numbers = {"batches": whole_numbers("--batches", batches)}
-    numbers["instances"] = whole_numbers("--instances", instances)
-    given = {"through": through, **numbers}
-    choice = {name: value for name, value in given.items() if value is not None}
-    work = Workspace(work.cascade.with_profile(choice), work.build)
-    run_stage("profile", work, stderr_reporter())
-    made = work.load(PROFILE_FILE, Profile, "profile")
-    show_profile(made)
-    fits = show_fits(made)
-    if as_json:
-        show_json({**made.model_dump(mode="json"), "fits": fits})
 
 
 def place(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:

@@ -7,8 +7,8 @@ from cascade_tools.cli.output import show_line, show_table
 
 COLUMNS = (
     "tier",
+    "device",
     "batch",
-    "instances",
     "p50 ms",
     "p99 ms",
     "spread",
@@ -18,17 +18,18 @@ COLUMNS = (
     "MiB",
     "J per row",
     "energy",
-    "timed by",
+    "origin",
 )
 
 
 def show_profile(made: Profile) -> None:
-    """All points; times are of one batch."""
-    show_table(
-        f"Profile on {made.environment.get('processor', 'an unknown processor')}, one thread per instance",
-        list(COLUMNS),
-        [_row(point) for point in made.points],
-    )
+    """All points; times are of one batch. What is modelled in a point that is not wears a star."""
+    facts = made.environment
+    show_table(f"Profile of {made.cascade}, {_where(facts)}", list(COLUMNS), [_row(p) for p in made.points])
+    if any(point.modelled for point in made.points):
+        show_line("  * modelled")
+    if "source" in facts:
+        show_line(f"  source: {facts['source']}")
     overheads = [point.overhead_ms for point in made.points if point.overhead_ms is not None]
     if overheads:
         show_line(
@@ -37,19 +38,26 @@ def show_profile(made: Profile) -> None:
         )
 
 
+def _where(facts: dict[str, str]) -> str:
+    if "given" in facts:
+        return f"given by {facts['given']}, not measured here"
+    return f"on {facts['processor']}, one thread per instance" if "processor" in facts else "given"
+
+
 def _row(point: ProfilePoint) -> list[str]:
+    star = {name: "*" if name in point.modelled else "" for name in ("time", "utilization", "memory")}
     return [
         point.tier,
+        point.device + (f" x {point.instances}" if point.instances > 1 else ""),
         str(point.batch),
-        str(point.instances),
-        f"{point.latency_p50_ms:.3f}",
-        f"{point.latency_p99_ms:.3f}",
+        f"{point.latency_p50_ms:.3f}{star['time']}",
+        "-" if point.latency_p99_ms is None else f"{point.latency_p99_ms:.3f}",
         "-" if point.latency_spread is None else f"{point.latency_spread:.0%}",
         "-" if point.client_p50_ms is None else f"{point.client_p50_ms:.3f}",
-        f"{point.throughput_rps:,.0f}",
-        f"{point.kernel_utilization:.2f}",
-        f"{point.memory_mib:.1f}",
+        f"{point.throughput_rps:,.0f}{star['time']}",
+        f"{point.kernel_utilization:.3f}{star['utilization']}",
+        f"{point.memory_mib:.1f}{star['memory']}",
         "-" if point.energy_j is None else f"{point.energy_j:.5f}",
         point.energy_origin or "no meter",
-        point.timed_by or point.origin,
+        point.origin if point.timed_by is None else f"{point.origin}, {point.timed_by}",
     ]

@@ -133,7 +133,7 @@ def point_at(points: Sequence[ProfilePoint], batch: int) -> ProfilePoint:
         update={
             "batch": batch,
             "latency_p50_ms": latency_ms,
-            "latency_p99_ms": _power_law(points, [point.latency_p99_ms for point in points], batch),
+            "latency_p99_ms": _power_law(points, [point.latency_tail_ms for point in points], batch),
             "latency_spread": None,
             "client_p50_ms": None,
             "queue_ms": None,

@@ -13,20 +13,23 @@ from cascade_tools.store import digest_files, digest_value
 def source_digests(cascade: Cascade, rows: str | None) -> dict[str, str]:
     """Digests of the models and of everything that they and the rows may come from.
 
-    That is every file of the cascade's folder but prose and the spec, whose sections are digested where they
-    are read, the files of the installed packages that a reference names, and the adopted models.
+    That is every file of the cascade's folder but prose, given profiles, and the spec, whose sections are
+    digested where they are read, the files of the installed packages that a reference names, and the adopted
+    models.
 
     Args:
         cascade: with its folder.
         rows: the reference of the rows that count, `data.validation` or `data.test`.
     """
     folder = cascade.folder
+    given = cascade.profile.given and folder / cascade.profile.given
     paths = {
         path
         for path in folder.rglob("*")
         if path.is_file()
         and path.suffix != ".md"
         and path != folder / SPEC_FILE
+        and not (given and path.is_relative_to(given))
         and not _is_derived(path.relative_to(folder))
     } - {folder / cascade.devices}
     for reference in (*(t.source.torch for t in cascade.tiers), rows):

@@ -140,13 +140,13 @@ def _ladder_tier(
     adopted = calibration.adopted_tier(name)
     points = profile.points_of(name)
     first, last = points[0], points[-1]
-    further = (last.latency_p99_ms - first.latency_p99_ms) / max(1, last.batch - first.batch)
+    further = (last.latency_tail_ms - first.latency_tail_ms) / max(1, last.batch - first.batch)
     return LadderTier(
         tier=name,
         model=cascade.model_name(name),
         sha256=exported.tier(name).digest if adopted is None else adopted.sha256,
         p50_ms=first.latency_p50_ms,
-        p99_ms=first.latency_p99_ms + profile.ask_cost(name).latency_ms,
+        p99_ms=first.latency_tail_ms + profile.ask_cost(name).latency_ms,
         further_row_ms=max(0.0, further),
         tolerated_disagreement=tolerated,
         adopted=None if adopted is None else _with_head(adopted, calibration),

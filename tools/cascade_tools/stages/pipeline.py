@@ -2,7 +2,8 @@
 
     calibrate > export > profile > search > place > gears > build-repo
 
-A stage is fresh if its files exist and record the digests of exactly what it would read now.
+A stage is fresh if its files exist and record the digests of exactly what it would read now. A cascade
+without models has `profile` and `place` alone; the other stages need models.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ from cascade_tools.artifacts import (
     Profile,
     RoutingPolicy,
 )
-from cascade_tools.errors import ArtifactError, CascadeError
+from cascade_tools.errors import ArtifactError, CascadeError, UsageError
 from cascade_tools.machine.facts import machine
 from cascade_tools.repository.render import Target
-from cascade_tools.spec import Cascade
+from cascade_tools.spec import SPEC_FILE, Cascade
 from cascade_tools.stages.build_repo import build_repo, repository_root
 from cascade_tools.stages.calibrate import CALIBRATION_FILE, SCORES_FILE, calibrate
 from cascade_tools.stages.digests import source_digests
 from cascade_tools.stages.export import EXPORTED_FILE, export
 from cascade_tools.stages.exported_files import changed_file
 from cascade_tools.stages.gears import GEARS_FILE, gears
+from cascade_tools.stages.given_profile import digest_given
 from cascade_tools.stages.place import PLACEMENT_FILE, place
 from cascade_tools.stages.profile import PROFILE_FILE, profile, way_of
 from cascade_tools.stages.progress import Reporter
@@ -44,7 +46,8 @@ from cascade_tools.store import (
     write_atomically,
 )
 
-State = Literal["fresh", "stale", "missing"]
+State = Literal["fresh", "stale", "missing", "no model"]
+WITHOUT_MODELS = ("profile", "place")  # the stages that do without
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,15 @@ def _devices(cascade: Cascade) -> dict[str, str]:
     return {"devices": digest_file(cascade.folder / cascade.devices)}
 
 
+def _devices_and_reach(cascade: Cascade) -> dict[str, str]:
+    given = {} if cascade.has_models else {"reach": digest_value(*(tier.reach for tier in cascade.tiers))}
+    return {**_devices(cascade), **given}
+
+
 def _machine_and_devices(cascade: Cascade) -> dict[str, str]:
+    if cascade.profile.given is not None:
+        given = {"given": digest_given(cascade), **_sections("profile")(cascade)}
+        return {**given, **_devices(cascade), **_sections("serving")(cascade)}
     plain = [f"{name}={value}" for name, value in sorted(machine().items())]
     return {
         "machine": digest_value(*plain),
@@ -141,7 +152,7 @@ STAGES = (
         _sections("objective"),
         search,
     ),
-    Stage("place", Placement, (PLACEMENT_FILE,), (PROFILE_FILE, POLICY_FILE), _devices, place),
+    Stage("place", Placement, (PLACEMENT_FILE,), (PROFILE_FILE, POLICY_FILE), _devices_and_reach, place),
     Stage(
         "gears",
         GearPlan,
@@ -156,14 +167,41 @@ STAGES = (
 )
 
 
+def stage_named(name: str) -> Stage:
+    """The stage behind a verb."""
+    return next(stage for stage in STAGES if stage.name == name)
+
+
+def _need_models(work: Workspace, verb: str) -> None:
+    """Refuse what cannot be done with given figures alone."""
+    if not work.cascade.has_models:
+        raise UsageError(
+            f"{work.cascade.folder / SPEC_FILE}: tiers.{work.cascade.tier_names[0]}: has no model; "
+            f"{verb} needs one",
+            f"plan with `{work.command('profile')}` and `{work.command('place')}`, or give every tier a "
+            "`source`",
+        )
+
+
 def run_stage(name: str, work: Workspace, report: Reporter) -> None:
-    """Run one stage, whether or not it is stale."""
-    stage = next(stage for stage in STAGES if stage.name == name)
+    """Run one stage, whether or not it is stale.
+
+    Raises:
+        UsageError: the stage needs models, and the cascade has none.
+    """
+    stage = stage_named(name)
+    if name not in WITHOUT_MODELS:
+        _need_models(work, name)
     stage.run(work, stage.made_from(work), report)
 
 
 def run_all(work: Workspace, target: Target, report: Reporter, *, force: bool = False) -> Path:
-    """Run what is stale, in order, and write the repository; return it."""
+    """Run what is stale, in order, and write the repository; return it.
+
+    Raises:
+        UsageError: the cascade has no models to serve.
+    """
+    _need_models(work, "a repository")
     for number, stage in enumerate(STAGES, start=1):
         state = stage.state(work)
         step = f"[{number}/{len(STAGES) + 1}] {stage.name}"
@@ -187,8 +225,7 @@ def take_policy(work: Workspace, policy: RoutingPolicy, target: Target, report: 
         with readable_disk_errors(work.build):
             work.save(POLICY_FILE, policy)
             # What it was solved for is no longer so, but it is what stands on the devices.
-            place_stage = next(stage for stage in STAGES if stage.name == "place")
-            kept = placement.model_copy(update={"made_from": place_stage.made_from(work)})
+            kept = placement.model_copy(update={"made_from": stage_named("place").made_from(work)})
             work.save(PLACEMENT_FILE, kept)
         run_stage("gears", work, report)
         return build_repo(work, target, check=False, report=report)
@@ -208,12 +245,18 @@ def status(work: Workspace, target: Target, report: Reporter) -> dict[str, State
     states: dict[str, State] = {}
     behind = False
     for stage in STAGES:
+        if not work.cascade.has_models and stage.name not in WITHOUT_MODELS:
+            states[stage.name] = "no model"
+            continue
         state = stage.state(work)
         if behind and state == "fresh":
             state = "stale"
         states[stage.name] = state
         behind = behind or state != "fresh"
-    states["build-repo"] = _repository_state(work, target, behind, report)
+    if work.cascade.has_models:
+        states["build-repo"] = _repository_state(work, target, behind, report)
+    else:
+        states["build-repo"] = "no model"
     return states
 
 

@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from cascade_tools.artifacts import PlacedDevice, PlacedInstances, Placement, Profile, RoutingPolicy
 from cascade_tools.errors import CheckFailed, Infeasible, UsageError
-from cascade_tools.planning.curves import memory_at
+from cascade_tools.planning.curves import memory_at, point_at
 from cascade_tools.planning.placement import Device, Solution, TierLoad, verify
 from cascade_tools.planning.placement import place as place_tiers
-from cascade_tools.spec import Cascade, DeviceGroup, load_devices
+from cascade_tools.spec import SPEC_FILE, Cascade, DeviceGroup, load_devices
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.stages.search import POLICY_FILE, planned_point
@@ -36,9 +36,8 @@ def place(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
     """
     cascade = work.cascade
     profile = work.load(PROFILE_FILE, Profile, "profile")
-    policy = work.load(POLICY_FILE, RoutingPolicy, "search")
     groups = expand(cascade)
-    tiers = tier_loads(cascade, profile, policy.chosen.reach, groups)
+    tiers = tier_loads(cascade, profile, _reach(work), groups)
     devices = tuple(Device(g.type, g.memory_mib - g.reserved_mib) for g in groups)
     giant_only = _giant_only(tiers[len(cascade.tiers) - 1], devices)
     # A request may fall back on the last tier alone, so it keeps what it would have by itself.
@@ -69,6 +68,20 @@ def place(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
                 giant_only.rate_rps if giant_only else None,
             ),
         )
+
+
+def _reach(work: Workspace) -> dict[str, float]:
+    """Share of all rows that each tier sees: of the policy, or as it is given where there are no models."""
+    if work.cascade.has_models:
+        return work.load(POLICY_FILE, RoutingPolicy, "search").chosen.reach
+    reach = {tier.name: tier.reach for tier in work.cascade.tiers if tier.reach is not None}
+    if not reach:
+        raise UsageError(
+            f"{work.cascade.folder / SPEC_FILE}: tiers.{work.cascade.tier_names[0]}.reach: missing; without "
+            "models no policy can be searched",
+            "give every tier the share of all rows that it sees, such as `reach: 0.4`",
+        )
+    return reach
 
 
 @contextmanager
@@ -109,23 +122,28 @@ def tier_loads(
     Raises:
         UsageError: a device type was not profiled.
     """
-    missing = {group.type for group in groups} - {point.device for point in profile.points}
-    if missing:
-        raise UsageError(
-            f"{cascade.folder / cascade.devices}: the profile has no figures for device type "
-            f"{sorted(missing)[0]!r}"
-        )
     loads = []
     for name in cascade.tier_names:
-        point = planned_point(profile, name, cascade.serving.max_batch_size)
+        batch = planned_point(profile, name, cascade.serving.max_batch_size).batch
+        points = {}
+        for kind in dict.fromkeys(group.type for group in groups):
+            if not profile.points_of(name, kind):
+                raise UsageError(
+                    f"{cascade.folder / cascade.devices}: the profile has no figures for device type {kind!r}"
+                    f" (tier {name})"
+                )
+            points[kind] = point_at(profile.points_of(name, kind), batch)
         loads.append(
             TierLoad(
                 name=name,
                 reach=reach[name],
-                seconds_per_row={point.device: point.latency_p50_ms / 1000.0 / point.batch},
-                utilization={point.device: point.kernel_utilization},
+                seconds_per_row={kind: p.latency_p50_ms / 1000.0 / p.batch for kind, p in points.items()},
+                utilization={kind: point.kernel_utilization for kind, point in points.items()},
                 # Triton may send the largest batch, and what an instance took for it stays taken.
-                memory_mib=memory_at(profile.points_of(name), cascade.serving.max_batch_size),
+                memory_mib=max(
+                    memory_at(profile.points_of(name, kind), cascade.serving.max_batch_size)
+                    for kind in points
+                ),
                 instances=profile.instances.get(name),
             )
         )

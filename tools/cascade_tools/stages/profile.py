@@ -31,6 +31,7 @@ from cascade_tools.spec import Cascade, DeviceGroup, load_devices
 from cascade_tools.stages.calibrate import CALIBRATION_FILE
 from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.exported_files import changed_file
+from cascade_tools.stages.given_profile import given_profile
 from cascade_tools.stages.profiling import in_process
 from cascade_tools.stages.profiling.adopted import measure_adopted
 from cascade_tools.stages.profiling.energy import Metering, metering
@@ -94,10 +95,14 @@ def profile(
         perf_analyzer: sends the batches where it is found; False for the built-in client in any case.
 
     Raises:
-        UsageError: an exported file is missing or changed.
+        UsageError: an exported file is missing or changed, or a given profile does not do.
         EnvironmentLacks: the server is asked for and does not run here, or no device of the file is here.
     """
     cascade = work.cascade
+    if cascade.profile.given is not None:
+        with readable_disk_errors(work.build):
+            work.save(PROFILE_FILE, given_profile(work, made_from, report))
+        return
     if way_of(cascade) == "server":
         find_triton()  # before anything else is done
     size = cascade.serving.max_batch_size
@@ -133,6 +138,7 @@ def profile(
                 instances={t.tier: t.instances for t in task.calibration.adopted if t.instances},
                 idle_watts=idle_watts,
                 energy_meter=", ".join(names) or None,
+                graphs={tier.tier: tier.digest for tier in task.exported.tiers},
             ),
         )
 

@@ -155,7 +155,7 @@ def make_question(cascade: Cascade, profile: Profile) -> Question:
         max_accuracy_drop=cascade.objective.max_accuracy_drop,
         max_cost=cascade.objective.max_cost,
         latency_ms=latency_ms,
-        latency_spread_ms=tuple(max(0.0, p.latency_p99_ms - p.latency_p50_ms) for p in alone),
+        latency_spread_ms=tuple(max(0.0, p.latency_tail_ms - p.latency_p50_ms) for p in alone),
         max_latency_ms={str(name): ms for name, ms in cascade.objective.max_latency_ms.items()},
         energy_j=_energy_j(cascade, profile, points),
         confidence=cascade.objective.confidence,
