@@ -135,13 +135,13 @@ def test_devices_of_two_machines_stand_in_one_profile() -> None:
     cpu = profile(
         point(device="cpu"),
         point(tier="large", device="cpu"),
-        hop=Hop(latency_ms=1.0, cpu_ms=0.5, origin="measured"),
+        hop=Hop(latency_ms=1.0, cpu_ms=0.5, step_ms=0.1, origin="measured"),
         idle_watts={"cpu": 20.0},
         graphs={"small": "a", "large": "b"},
     )
     gpu = profile(
         environment={"processor": "there", "gpu": "H"},
-        hop=Hop(latency_ms=2.0, cpu_ms=0.6, origin="measured"),
+        hop=Hop(latency_ms=2.0, cpu_ms=0.6, step_ms=0.1, origin="measured"),
         idle_watts={"gpu": 60.0},
         energy_meter="NVML",
         graphs={"small": "a"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -120,7 +120,7 @@ def _check_stray(stray: bool, option: str, home: str) -> None:
         raise UsageError(f"{option} belongs to {home}")
 
 
-def _measure(folder: Path, choice: dict[str, object], build_dir: Path, as_json: bool) -> None:
+def _measure(folder: Path, choice: Mapping[str, object], build_dir: Path, as_json: bool) -> None:
     from cascade_tools.artifacts import Profile
     from cascade_tools.stages.pipeline import run_stage
     from cascade_tools.stages.profile import PROFILE_FILE

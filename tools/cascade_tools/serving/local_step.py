@@ -35,7 +35,7 @@ def measure_local_step_ms() -> float:
     with _router(1) as short, _router(2) as long:
         taken_s = [(_route_one(short), _route_one(long)) for _ in range(WARM_UP_ROWS + ROWS)][WARM_UP_ROWS:]
     short_s, long_s = np.median(np.array(taken_s), axis=0).tolist()
-    return max(0.0, 1000.0 * (long_s - short_s))
+    return max(0.0, 1000.0 * float(long_s - short_s))
 
 
 def _route_one(router: Router) -> float:
