@@ -148,12 +148,18 @@ def _by_client(target: Target, batches: Sequence[Batch], repeat: int, repetition
         closed_loop(target.url, target.model, batches, target.instances, repeat) as loop,
     ):
         edges_s, answered = [time.perf_counter()], [0]
-        while len(edges_s) <= MOST_REPETITIONS and not stable(_medians(_between(watch.windows, edges_s))):
+        while len(edges_s) <= MOST_REPETITIONS and not (
+            answered[-1] and stable(_medians(_between(watch.windows, edges_s)))
+        ):
             time.sleep(repetition_s)
             loop.check()
             edges_s.append(time.perf_counter())
             answered.append(len(loop.latencies_ms))
+    if not answered[-1]:
+        raise CascadeError(f"{target.model}: no batch was answered in {edges_s[-1] - edges_s[0]:.0f} s")
     first = max(0, len(edges_s) - 1 - COMPARED)
+    if answered[first] == answered[-1]:  # a machine that stood still
+        first = 0
     latencies_ms = loop.latencies_ms[answered[first] : answered[-1]]
     p50, p99 = np.percentile(latencies_ms, (50, 99)).tolist()
     rate = len(latencies_ms) / (edges_s[-1] - edges_s[first])
