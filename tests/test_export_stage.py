@@ -39,7 +39,7 @@ MODULE = f"""
             self.weight = torch.nn.Parameter(2.0 * torch.eye({FEATURES})[:, :{CLASSES}])
 
         def forward(self, x):
-            return (self.scale * x) @ self.weight / self.scale
+            return (self.scale * (self.scale * x)) @ self.weight / self.scale / self.scale
 
     def small():
         return Net(1.0)
@@ -48,7 +48,7 @@ MODULE = f"""
         return Net(1.0)
 
     def beyond():
-        return Net(1e6)
+        return Net(1e3)
 
     def branch():
         class Branch(Net):
