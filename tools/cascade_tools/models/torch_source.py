@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,61 +13,67 @@ from cascade_tools.artifacts import InputSpec
 from cascade_tools.errors import UsageError
 from cascade_tools.models.head import ServedOutputs, with_head
 from cascade_tools.models.source import Inputs
+from cascade_tools.models.state import load_state, read_state
 from cascade_tools.models.to_onnx import to_onnx
 from cascade_tools.models.usercode import blame_user_code, call
 
 if TYPE_CHECKING:
     import torch
 
+Body = Callable[[tuple[str, ...]], "torch.nn.Module"]
+
 
 class TorchSource:
-    """A `torch.nn.Module` from a callable, with its weights."""
+    """A `torch.nn.Module`, called with the inputs in the order of the data.
 
-    def __init__(self, folder: Path, reference: str, weights: str | None, field: str) -> None:
-        import torch
+    Args:
+        module: gives logits [rows, classes], or [rows, tokens, classes].
+        field: of the cascade's spec, for messages.
+        body: for a module that takes its inputs by name: makes one that takes the inputs of these names in
+            this order, or raises a UsageError; default: the module itself.
+    """
 
-        module = call(folder, reference, f"{field}.torch")
-        if not isinstance(module, torch.nn.Module):
-            raise UsageError(
-                f"{field}.torch: {reference} returned {type(module).__name__}, not a torch.nn.Module"
-            )
-        if weights is not None:
-            _load_weights(module, folder / weights, f"{field}.weights")
+    def __init__(self, module: torch.nn.Module, field: str, body: Body | None = None) -> None:
         self._module = module.eval()
         self._field = field
+        self._body: Body = body or (lambda names: self._module)
         self.parameters = sum(p.numel() for p in module.parameters())
 
     def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """See `Source`."""
         import torch
 
+        body = self._body(tuple(inputs))
         with torch.inference_mode(), blame_user_code(f"{self._field}: forward"):
-            found = self._module(*[torch.from_numpy(values) for values in inputs.values()])
+            found = body(*[torch.from_numpy(values) for values in inputs.values()])
+            if not isinstance(found, torch.Tensor):
+                raise UsageError(
+                    f"{self._field}: forward gives a {type(found).__name__}, not one tensor, the logits"
+                )
             return np.asarray(found.float().numpy(), np.float32)
 
     def export(self, served: ServedOutputs, inputs: tuple[InputSpec, ...]) -> bytes:
         """See `Source`."""
         names = [spec.name for spec in inputs]
         mask = None if served.mask is None else names.index(served.mask)
-        return to_onnx(with_head(self._module, len(names), mask, served), inputs, self._field)
+        body = self._body(tuple(names))
+        return to_onnx(with_head(body, len(names), mask, served), inputs, self._field)
 
 
-def _load_weights(module: torch.nn.Module, path: Path, field: str) -> None:
+def from_callable(folder: Path, reference: str, weights: str | None, field: str) -> TorchSource:
+    """The module that `module:callable` returns, with its weights.
+
+    Raises:
+        UsageError: the callable fails or gives no module, or the weights do not fit.
+    """
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        module.load_state_dict(state)
-    except (SafetensorError, RuntimeError, OSError, ValueError, EOFError, TypeError) as error:
-        text = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UsageError(f"{field}: {path}: do not fit the module: {text}") from None
-    except Exception as error:  # what unpickling refuses has no common class
+    module = call(folder, reference, f"{field}.torch")
+    if not isinstance(module, torch.nn.Module):
         raise UsageError(
-            f"{field}: {path}: not loadable as plain weights ({type(error).__name__})",
-            "save a state_dict as .safetensors",
-        ) from None
+            f"{field}.torch: {reference} returned {type(module).__name__}, not a torch.nn.Module"
+        )
+    if weights is not None:
+        path = folder / weights
+        load_state(module, read_state(path, f"{field}.weights"), path, f"{field}.weights")
+    return TorchSource(module, field)
