@@ -8,6 +8,7 @@ from typing import Any
 
 from cascade_tools.errors import EnvironmentLacks
 from cascade_tools.models.torchvision_import import make_torchvision_importable
+from cascade_tools.models.usercode import one_line
 
 
 def import_extra(package: str, extra: str, field: str) -> Any:
@@ -27,8 +28,7 @@ def import_extra(package: str, extra: str, field: str) -> Any:
             raise EnvironmentLacks(f"{field}: {package} needs {error.name}, which is missing", hint) from None
         raise EnvironmentLacks(f"{field}: needs {package}, which is not installed", hint) from None
     except (ImportError, RuntimeError) as error:
-        text = " ".join(str(error).split())[:300]
         raise EnvironmentLacks(
-            f"{field}: {package} does not import: {text}",
+            f"{field}: {package} does not import: {one_line(error)}",
             f"{hint}; torch and torchvision must come from the same index",
         ) from None

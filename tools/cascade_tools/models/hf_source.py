@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from cascade_tools.errors import UsageError
 from cascade_tools.models.extras import import_extra
 from cascade_tools.models.torch_source import TorchSource
+from cascade_tools.models.usercode import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -196,8 +197,9 @@ def _load(transformers: Any, architecture: str, folder: Path, where: str) -> tor
     except UsageError:
         raise
     except Exception as error:  # a broken folder fails in many ways
-        text = " ".join(str(error).split())[:300]
-        raise UsageError(f"{where}: {folder}: does not load: {type(error).__name__}: {text}") from None
+        raise UsageError(
+            f"{where}: {folder}: does not load: {type(error).__name__}: {one_line(error)}"
+        ) from None
     _check_loaded(found, folder, where)
     loaded: torch.nn.Module = model.float().eval()
     return loaded

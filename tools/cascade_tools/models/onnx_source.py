@@ -17,7 +17,7 @@ from cascade_tools.models.join import join_head
 from cascade_tools.models.source import Inputs
 from cascade_tools.models.to_onnx import OPSET, zeros
 from cascade_tools.models.to_pt2 import TorchProgram
-from cascade_tools.models.usercode import blame_user_code
+from cascade_tools.models.usercode import blame_user_code, one_line
 
 if TYPE_CHECKING:
     import onnx
@@ -44,7 +44,7 @@ class OnnxSource:
         try:
             self._bare = onnx.load(path, load_external_data=False)
         except Exception as error:
-            raise UsageError(f"{field}.onnx: {path}: not a usable ONNX graph: {_short(error)}") from None
+            raise UsageError(f"{field}.onnx: {path}: not a usable ONNX graph: {one_line(error)}") from None
         check_external_data(self._bare, path, f"{field}.onnx")
         self._check_opset()
         try:
@@ -52,7 +52,7 @@ class OnnxSource:
             onnx.checker.check_model(str(path))
             self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise UsageError(f"{field}.onnx: {path}: not a usable ONNX graph: {_short(error)}") from None
+            raise UsageError(f"{field}.onnx: {path}: not a usable ONNX graph: {one_line(error)}") from None
         self._output, self._kind = self._choose(output)
         self._check_rows_are_free()
         self.parameters = sum(int(np.prod(tensor.dims)) for tensor in self._bare.graph.initializer)
@@ -163,7 +163,3 @@ def _numpy_name(kind: str) -> str:
     """The dtype of `tensor(kind)`."""
     inner = kind.removeprefix("tensor(").removesuffix(")")
     return NUMPY_NAMES.get(inner, inner)
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cascade_tools.errors import UsageError
+from cascade_tools.models.usercode import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ def read_state(path: Path, field: str) -> State:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, OSError, ValueError, EOFError, TypeError) as error:
-        raise UsageError(f"{field}: {path}: do not fit the module: {_short(error)}") from None
+        raise UsageError(f"{field}: {path}: do not fit the module: {one_line(error)}") from None
     except Exception as error:  # what unpickling refuses has no common class
         raise UsageError(
             f"{field}: {path}: not loadable as plain weights ({type(error).__name__})",
@@ -62,13 +63,9 @@ def load_state(module: torch.nn.Module, state: State, path: Path, field: str) ->
             )
         module.load_state_dict(state, strict=False)
     except (RuntimeError, ValueError) as error:
-        raise UsageError(f"{field}: {path}: do not fit the module: {_short(error)}") from None
+        raise UsageError(f"{field}: {path}: do not fit the module: {one_line(error)}") from None
 
 
 def _names(what: str, names: list[str]) -> str:
     more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
     return f"{what} {', '.join(names[:SHOWN_NAMES])}{more}" if names else ""
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -10,6 +10,7 @@ from cascade_tools.errors import UsageError
 from cascade_tools.models.extras import import_extra
 from cascade_tools.models.state import State, load_state, read_state
 from cascade_tools.models.torch_source import TorchSource
+from cascade_tools.models.usercode import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -53,8 +54,9 @@ def _create(create: Callable[..., Any], name: str, given: dict[str, int], field:
     try:
         module: torch.nn.Module = create(name, pretrained=False, exportable=True, **given)
     except Exception as error:  # each of the models refuses in its own way
-        text = " ".join(str(error).split())[:300]
-        raise UsageError(f"{field}.timm: {name} with {given}: {type(error).__name__}: {text}") from None
+        raise UsageError(
+            f"{field}.timm: {name} with {given}: {type(error).__name__}: {one_line(error)}"
+        ) from None
     return module.float()
 
 
