@@ -243,7 +243,7 @@ def in_parts_lost(model: Path) -> None:
         (lambda m: edit_state(m, lambda s: s.pop("classifier.weight")), "missing classifier.weight", "task"),
         (
             lambda m: edit_state(m, lambda s: s.update({"classifier.weight": torch.zeros(9, 16)})),
-            "classifier.weight",
+            "the weights do not fit config.json: mismatched classifier.weight",
             "",
         ),
         (in_parts_elsewhere, "names '../part-1.safetensors'; its parts must be", ""),

@@ -64,13 +64,13 @@ def test_logits_are_those_of_timm(tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = model(torch.from_numpy(pixels)).numpy()
     found = load(tmp_path, weights, "test_vit").logits({"IMAGE": pixels})
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("name", "remove", "message"),
     [
-        ("resnet_18", (), "timm: timm "),
+        ("resnet_18", (), "has no model 'resnet_18'"),
         (NAME, ("fc.weight",), "hold no classifier 'fc' of test_resnet"),
         (NAME, ("layer1.0.conv1.weight",), "do not fit the module: missing layer1.0.conv1.weight"),
     ],

@@ -192,6 +192,7 @@ def _load(transformers: Any, architecture: str, folder: Path, where: str) -> tor
                 use_safetensors=True,
                 trust_remote_code=False,
                 attn_implementation="eager",  # other ones branch on the values of the mask
+                ignore_mismatched_sizes=True,  # told below, by name
                 output_loading_info=True,
             )
     except UsageError:

@@ -18,6 +18,8 @@ from cascade_tools.models.source import Inputs
 from cascade_tools.models.to_onnx import OPSET, zeros
 from cascade_tools.models.to_pt2 import TorchProgram
 from cascade_tools.models.usercode import blame_user_code, one_line
+from cascade_tools.models.weights import weight_bytes
+from cascade_tools.models.write_onnx import LIMIT_BYTES
 
 if TYPE_CHECKING:
     import onnx
@@ -55,6 +57,12 @@ class OnnxSource:
             raise UsageError(f"{field}.onnx: {path}: not a usable ONNX graph: {one_line(error)}") from None
         self._output, self._kind = self._choose(output)
         self._check_rows_are_free()
+        if self._kind != FLOATS[0] and weight_bytes(self._model.graph) < LIMIT_BYTES:
+            # With the cast that the exported graph has: onnxruntime rounds otherwise where there is none.
+            self._output = self._model.graph.output[0].name
+            self._session = onnxruntime.InferenceSession(
+                self._model.SerializeToString(), providers=["CPUExecutionProvider"]
+            )
         self.parameters = sum(int(np.prod(tensor.dims)) for tensor in self._bare.graph.initializer)
 
     def _check_opset(self) -> None:
@@ -117,7 +125,7 @@ class OnnxSource:
         logits = next(output for output in graph.output if output.name == self._output)
         shape = logits.type.tensor_type.shape if logits.type.tensor_type.HasField("shape") else None
         del graph.output[:]
-        if self._kind == "tensor(float)":
+        if self._kind == FLOATS[0]:
             graph.output.append(logits)
             return model
         name = f"{self._output}_float32"

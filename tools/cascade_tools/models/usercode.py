@@ -28,6 +28,7 @@ from cascade_tools.store import load_npz, text_as_bytes
 NOT_THE_USERS = ("<", sys.prefix, sys.base_prefix, str(Path(__file__).resolve().parents[1]))
 # The exporter of torch speaks of its steps first; what failed stands below this.
 EXPORTER_HEADING = "## Exception summary"
+EXPORTER_END = "(Refer to the full stack trace"
 LONGEST_REASON = 600
 DATATYPES = {
     "float32": "FP32",
@@ -211,4 +212,5 @@ def blame_user_code(what: str, hint: str = "") -> Iterator[None]:
 def one_line(error: Exception) -> str:
     """What an exception of foreign code says, short enough for a message."""
     _, heading, reason = str(error).partition(EXPORTER_HEADING)
+    reason = reason.partition(EXPORTER_END)[0]
     return " ".join((reason if heading else str(error)).split())[:LONGEST_REASON] or type(error).__name__
