@@ -30,7 +30,7 @@ except EnvironmentLacks as error:
     pytest.skip(f"NOT TESTED: {error.message}; {error.hint}", allow_module_level=True)
 
 CLASSES, WORDS, TOKENS = 3, 50, 7
-BODY = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
+BODY = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
 TEXT = {**BODY, "vocab_size": WORDS, "max_position_embeddings": 16, "num_labels": CLASSES}
 WIDE = 5.0  # weights as drawn give nearly the same logits for every row
 
@@ -126,11 +126,16 @@ def test_a_classifier_of_texts(tmp_path: Path, folders: Saved, make: Callable[[]
     assert_answers_as_its_source(load(tmp_path, folders(make)), pairs)
 
 
-@pytest.mark.parametrize("make", [tagger, llama], ids=lambda make: make.__name__)
-def test_a_model_of_tokens(tmp_path: Path, folders: Saved, make: Callable[[], Any]) -> None:
-    """Llama's embedding and its last layer are one tensor, saved once."""
-    source = load(tmp_path, folders(make), "attention_mask")
+def test_a_causal_language_model(tmp_path: Path, folders: Saved) -> None:
+    """Its embedding and its last layer are one tensor, saved once."""
+    assert "lm_head.weight" not in load_file(folders(llama) / "model.safetensors")
+    source = load(tmp_path, folders(llama), "attention_mask")
+    assert source.logits(texts(3)).shape == (3, TOKENS, WORDS)
     assert_answers_as_its_source(source, texts, "attention_mask")
+
+
+def test_a_classifier_of_tokens(tmp_path: Path, folders: Saved) -> None:
+    assert load(tmp_path, folders(tagger)).logits(pairs(3)).shape == (3, TOKENS, CLASSES)
 
 
 def test_logits_are_those_of_transformers(tmp_path: Path, folders: Saved) -> None:
