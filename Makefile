@@ -1,5 +1,5 @@
 # Every target uses .venv in this folder and makes it if it is missing.
-.PHONY: help setup demo check test bench-search bench-guarantee bench-drift bench-router bench-where bench-trigger chaos soak format clean
+.PHONY: help setup demo check test gpu bench-search bench-guarantee bench-drift bench-router bench-where bench-trigger chaos soak format clean
 .DEFAULT_GOAL := help
 
 help: ## What there is to make
@@ -19,6 +19,9 @@ check: setup ## Format, lint, types, import direction
 
 test: setup ## All tests, those against a real Triton included
 	.venv/bin/pytest
+
+gpu: setup ## The tests that need an NVIDIA GPU (a CUDA build of torch; TensorRT for its plans)
+	.venv/bin/pytest tests/gpu -m gpu
 
 bench-search: setup ## Policies beside the published way: cost, time, memory (about 25 minutes)
 	.venv/bin/python -m benchmarks.search

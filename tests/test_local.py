@@ -16,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from cascade_tools import backends, runtime
+from cascade_tools.artifacts import ExportedFile, ExportedTier
 from tests.helpers import Json, plan_content
 
 PACKAGE = "router_of_test_local"
@@ -101,6 +102,37 @@ def test_another_graph_than_the_planned_one_is_left_alone(
 def test_a_graph_that_is_missing_is_left_to_the_server(copied: Path, content: Json, repository: Path) -> None:
     shutil.rmtree(repository / "digits_tiny")
     assert set(open_tiers(content, repository)) == {"digits_base", "digits_giant"}
+
+
+def test_a_tier_in_another_format_is_left_to_the_server_without_a_word(
+    copied: Path, content: Json, repository: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (repository / "digits_tiny" / "1" / "model.onnx").rename(repository / "digits_tiny" / "1" / "model.pt2")
+    assert set(open_tiers(content, repository)) == {"digits_base", "digits_giant"}
+    assert caplog.records == []
+
+
+def test_a_graph_with_weights_beside_it_is_left_to_the_server(
+    copied: Path, content: Json, repository: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entry = content["ladder"][0]
+    files = [ExportedFile(file=name, sha256=entry["sha256"]) for name in ("tiny.onnx", "tiny.weights")]
+    exported = ExportedTier(
+        tier="tiny",
+        format="onnx",
+        file=files[0].file,
+        sha256=files[0].sha256,
+        beside=(files[1],),
+        parameters=1,
+        parity_rows=1,
+        parity_label_mismatches=0,
+        parity_confidence_error=0.0,
+    )
+    assert exported.digest != exported.sha256
+    assert exported.model_copy(update={"beside": ()}).digest == exported.sha256
+    entry["sha256"] = exported.digest
+    assert set(open_tiers(content, repository)) == {"digits_base", "digits_giant"}
+    assert caplog.records == []
 
 
 def test_without_onnx_runtime_no_tier_is_opened(copied: Path, content: Json, repository: Path) -> None:

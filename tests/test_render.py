@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from google.protobuf import text_format
@@ -16,10 +16,13 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from cascade_tools import runtime
 from cascade_tools.artifacts import GearPlan, PlacedDevice, PlacedInstances, Placement
-from cascade_tools.errors import ArtifactError, CheckFailed
+from cascade_tools.errors import ArtifactError, CheckFailed, UsageError
 from cascade_tools.repository import place
 from cascade_tools.repository.render import (
+    MODEL_FILES,
     SERVERS,
+    TEMPLATES,
+    TIER_CODE,
     InstanceGroup,
     Target,
     code_files,
@@ -27,6 +30,7 @@ from cascade_tools.repository.render import (
     render_configs,
 )
 from cascade_tools.repository.rules import check_config
+from cascade_tools.spec import Format
 from tests.helpers import plan_content, run_in_threads, run_with_file_limit, thread_switches_inside
 
 CPU = pb.ModelInstanceGroup.KIND_CPU
@@ -192,8 +196,88 @@ def test_the_runtime_is_copied_for_the_router() -> None:
 
 def test_only_the_embedded_server_needs_code_for_its_tiers() -> None:
     more = set(code_files(gear_plan(), "embedded")) - set(code_files(gear_plan(), "ngc"))
-    tiers = {f"digits_{tier}/1/{name}.py" for tier in ("tiny", "giant") for name in ("model", "onnx_session")}
+    names = ("model", "onnx_session", "joined")
+    tiers = {f"digits_{tier}/1/{name}.py" for tier in ("tiny", "giant") for name in names}
     assert more == {*tiers, "digits/1/onnx_session.py"}
+
+
+TORCH_GIANT: dict[str, Format] = {"giant": "pt2"}
+
+
+def test_a_torch_program_brings_the_code_that_runs_it() -> None:
+    files = code_files(gear_plan(), "embedded", TORCH_GIANT)
+    found = {name: path.name for name, path in files.items() if not name.startswith("digits/")}
+    assert found == {
+        "digits_tiny/1/model.py": "onnx_tier.py",
+        "digits_tiny/1/onnx_session.py": "onnx_session.py",
+        "digits_tiny/1/joined.py": "joined.py",
+        "digits_giant/1/model.py": "torch_tier.py",
+        "digits_giant/1/torch_session.py": "torch_session.py",
+        "digits_giant/1/joined.py": "joined.py",
+    }
+
+
+def test_a_torch_program_runs_where_it_is_placed() -> None:
+    where = placement([("tiny", 1, 1), ("giant", 0, 2), ("giant", 1, 3), ("giant", 2, 3)], gpus=2)
+    texts = render_configs(gear_plan(), where, "embedded", TORCH_GIANT)
+    for name, text in texts.items():
+        check_config(name, text, router=name == "digits/config.pbtxt")
+    giant = parsed(texts["digits_giant/config.pbtxt"])
+    groups = [(g.kind, g.count, list(g.gpus)) for g in giant.instance_group]
+    assert groups == [(CPU, 2, []), (GPU, 3, [0, 1])]
+    assert giant.backend == "python"
+    assert giant.parameters["intra_op_thread_count"].string_value == "1"
+    tiny = parsed(texts["digits_tiny/config.pbtxt"])
+    assert [g.kind for g in tiny.instance_group] == [CPU], "ONNX Runtime there has the CPU alone"
+
+
+def test_a_tensorrt_plan_has_its_backend_and_its_gpus() -> None:
+    where = placement([("tiny", 0, 1), ("giant", 1, 2)], gpus=1)
+    text = render_configs(gear_plan(), where, "ngc", {"giant": "tensorrt"})["digits_giant/config.pbtxt"]
+    check_config("digits_giant/config.pbtxt", text, router=False)
+    giant = parsed(text)
+    assert (giant.platform, giant.backend) == ("tensorrt_plan", "tensorrt")
+    assert [(g.kind, g.count, list(g.gpus)) for g in giant.instance_group] == [(GPU, 2, [0])]
+    assert giant.max_batch_size == 32
+    assert tensors(giant.input) == INPUTS
+    assert tensors(giant.output) == ANSWER
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "words"),
+    [
+        ("pt2", "ngc", ("target ngc does not serve pt2", "no torch", "--target embedded")),
+        ("tensorrt", "embedded", ("target embedded does not serve tensorrt", "--target ngc")),
+        ("tensorrt", "ngc", ("runs on GPUs", "on the CPU", "device file")),
+    ],
+)
+def test_a_format_that_a_target_cannot_serve_is_named(
+    kind: Format, target: Target, words: tuple[str, ...]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        render_configs(gear_plan(), ON_CPU, target, {"giant": kind})
+    assert caught.value.message.startswith("tiers.giant.format: ")
+    assert all(word in f"{caught.value.message} {caught.value.hint}" for word in words)
+
+
+def test_every_format_can_be_served_and_has_a_file() -> None:
+    formats = set(get_args(Format))
+    assert {kind for _, kind in TEMPLATES} == formats == set(MODEL_FILES)
+    assert {kind for target, kind in TEMPLATES if target == "embedded"} == set(TIER_CODE)
+
+
+def test_a_file_is_copied_as_its_content_would_be(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(b"weights")
+    by_path: dict[str, place.Content] = {**OLD, "a/1/model.onnx": tmp_path / "weights"}
+    manifest = place.make_manifest("digits", "embedded", by_path)
+    assert manifest == place.make_manifest("digits", "embedded", OLD)
+    current = place.put(tmp_path / "root", by_path, manifest)
+    assert content(current) == OLD
+    place.check(tmp_path / "root", by_path, manifest)
+    (current / "a/1/model.onnx").write_bytes(b"Weights")
+    with pytest.raises(CheckFailed, match=r"a/1/model\.onnx"):
+        place.check(tmp_path / "root", by_path, manifest)
+    assert (tmp_path / "weights").read_bytes() == b"weights", "a copy, not a link"
 
 
 OLD: place.Files = {"a/config.pbtxt": b"old", "a/1/model.onnx": b"weights"}

@@ -163,6 +163,8 @@ class ExportedFile(_Value):
 class HalfPrecision(_Value):
     """What half precision changed, on validation rows that heads were not fitted on.
 
+    Of `onnx_fp16` it is what a GPU computes, every value between operators rounded; of `tensorrt` the plan's.
+
     Attributes:
         rows: that were compared.
         labels_changed: rows (of tokens: rows with a token) of another label than in float32.
@@ -183,8 +185,8 @@ class ExportedTier(_Value):
     Attributes:
         file: the whole model, also where it is cut into stages.
         beside: what belongs to `file`: weights over 2 GiB, or the record of a TensorRT plan.
-        parity_label_mismatches: labels other than the source's, ties apart.
-        parity_confidence_error: the largest difference of the confidences.
+        parity_label_mismatches: of the file as it ran here: labels other than the source's, ties apart.
+        parity_confidence_error: the largest difference of the confidences, likewise.
         half: of formats in half precision.
     """
 

@@ -144,18 +144,20 @@ def _show_check(work: Workspace, file: Path, as_json: bool, found: dict[str, Rel
 
 
 def export(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:
-    """Export every tier with its confidence head to ONNX and compare it with its source."""
+    """Export every tier with its confidence head to its format and compare it with its source."""
     from cascade_tools.artifacts import Exported
     from cascade_tools.stages.export import EXPORTED_FILE
+    from cascade_tools.stages.precision import describe_half
 
     work = _run("export", folder, build_dir)
     made = work.load(EXPORTED_FILE, Exported, "export")
     show_table(
         "Exported, compared with the source on held-out rows",
-        ["tier", "parameters", "rows", "labels differ", "confidence differs by", "file"],
+        ["tier", "format", "parameters", "rows", "labels differ", "confidence differs by", "file"],
         [
             [
                 t.tier,
+                t.format,
                 f"{t.parameters:,}",
                 str(t.parity_rows),
                 str(t.parity_label_mismatches),
@@ -165,6 +167,8 @@ def export(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False)
             for t in made.tiers
         ],
     )
+    for line in filter(None, map(describe_half, made.tiers)):
+        show_line(f"  {line}")
     for tier in work.cascade.adopted:
         show_line(f"  {tier.name} is adopted: {tier.source.triton} stays as it is")
     if as_json:

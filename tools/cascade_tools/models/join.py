@@ -36,26 +36,47 @@ def join_head(
     Raises:
         UsageError: the two do not fit together.
     """
+    return join(body, head_graph(logits_dims, served, inputs, field), served, field)
+
+
+def head_graph(
+    logits_dims: tuple[int, ...], served: ServedOutputs, inputs: tuple[InputSpec, ...], field: str
+) -> onnx.ModelProto:
+    """The head alone, which reads the logits and, of the body's inputs, the mask."""
     import torch
-    from onnx import compose, version_converter
 
     logits = InputSpec(name=LOGITS, datatype="FP32", dims=logits_dims)
-    masks = tuple(spec for spec in inputs if spec.name == served.mask)
+    masks = _masks(served, inputs)
     head = with_head(torch.nn.Identity(), 1, 1 if masks else None, served)
-    top = to_onnx(head, (logits, *masks), field)
+    return to_onnx(head, (logits, *masks), field)
+
+
+def join(body: onnx.ModelProto, head: onnx.ModelProto, served: ServedOutputs, field: str) -> onnx.ModelProto:
+    """The body followed by the graph of its head; both unchanged.
+
+    Raises:
+        UsageError: the two do not fit together.
+    """
+    from onnx import compose, version_converter
+
     with blame_user_code(f"{field}: joining the graph with its head"), lifted(body.graph) as heavy:
         own = next(o.version for o in body.opset_import if o.domain in ("", "ai.onnx"))
         opset = max(own, OPSET)
         bottom = version_converter.convert_version(body, opset)
-        top = version_converter.convert_version(top, opset)
+        top = version_converter.convert_version(head, opset)
         bottom.ir_version = top.ir_version = max(bottom.ir_version, top.ir_version)
         top = compose.add_prefix(top, PREFIX, rename_outputs=False)
         joint = [(body.graph.output[0].name, f"{PREFIX}{LOGITS}")]
         merged: onnx.ModelProto = compose.merge_models(bottom, top, io_map=joint)
-        for spec in masks:  # the model and its head read the same input
-            _join_inputs(merged.graph, spec.name, f"{PREFIX}{spec.name}")
+        if any(entry.name == f"{PREFIX}{served.mask}" for entry in merged.graph.input):
+            # The model and its head read the same input.
+            _join_inputs(merged.graph, str(served.mask), f"{PREFIX}{served.mask}")
         lower(merged.graph, heavy)
     return merged
+
+
+def _masks(served: ServedOutputs, inputs: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
+    return tuple(spec for spec in inputs if spec.name == served.mask)
 
 
 def _join_inputs(graph: onnx.GraphProto, kept: str, other: str) -> None:

@@ -46,7 +46,7 @@ class TensorRTSession:
         import torch
 
         device = torch.device("cuda:0")
-        stream = torch.cuda.Stream(device)
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
             # Held until the stream is done: the context knows their addresses alone.
             tensors = {

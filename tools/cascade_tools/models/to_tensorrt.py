@@ -1,9 +1,9 @@
 """Builds a TensorRT plan from a graph in half precision.
 
-The network is strongly typed: it computes in the types that the graph names, so the body runs in float16 and the
-head in float32, as ONNX Runtime runs the same graph. (TensorRT 11 has no other way: the builder's FP16 flag is
-gone, https://docs.nvidia.com/deeplearning/tensorrt/latest/api/migration/tensorrt-10x-to-11x.html.) INT8 and FP8
-need quantized graphs and are left out.
+The network is strongly typed: it computes in the types that the graph names, so the body runs in float16 and
+the head in float32, as ONNX Runtime runs the same graph. (TensorRT 11 has no other way: the builder's FP16
+flag is gone, see "Migrating from TensorRT 10.x to 11.x" in its documentation.) INT8 and FP8 need quantized
+graphs and are left out.
 
 A plan runs on the GPU model and with the TensorRT that built it, nowhere else; `TensorRTPlan` records both.
 """
@@ -51,7 +51,7 @@ def require_tensorrt() -> Any:
         ) from None
     if not torch.cuda.is_available():
         raise EnvironmentLacks(
-            "format tensorrt: the installed torch is built without CUDA, or its CUDA is newer than the driver",
+            "format tensorrt: the installed torch has no CUDA, or one newer than the driver",
             "install a CUDA build of torch (https://pytorch.org/get-started/locally/)",
         )
     return tensorrt

@@ -17,7 +17,8 @@ def tensor_bytes(tensor: onnx.TensorProto) -> int:
     """What a tensor takes as raw data."""
     from onnx import helper
 
-    return math.prod(tensor.dims) * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    size: int = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return int(math.prod(tensor.dims)) * size
 
 
 def weight_bytes(graph: onnx.GraphProto) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from cascade_tools.artifacts import Calibration, Exported, ExportedTier
 from cascade_tools.errors import UsageError
@@ -83,16 +84,17 @@ def _export_tier(
     source = load_source(work.cascade, tier)
     served = ServedOutputs(calibration.tier(tier.name), calibration.mask, serving.probabilities)
     path = folder / f"{tier.name}.{SUFFIX[tier.format]}"
-    beside = _write(work, tier, source, served, calibration, path)
+    written = _write(work, tier, source, served, calibration, path)
     session = open_exported(path, tier.format)
+    judged = rows.take(slice(None, None, max(1, len(rows) // PARITY_ROWS)))
+    answers = ask_both(session, source, served, judged, serving.max_batch_size)
     half = None
     if tier.format in IN_HALF:
-        judged, target = labelled_rows(work, calibration, rows)
-        answers = ask_both(session, source, served, judged, serving.max_batch_size)
-        half = half_precision(tier.name, answers, target)
+        held_out, target = labelled_rows(work, calibration, rows)
+        judge = session if written.judged is None else open_exported(written.judged, "onnx")
+        found = ask_both(judge, source, served, held_out, serving.max_batch_size)
+        half = half_precision(tier.name, found, target)
     else:
-        judged = rows.take(slice(None, None, max(1, len(rows) // PARITY_ROWS)))
-        answers = ask_both(session, source, served, judged, len(judged))
         require_parity(tier.name, answers)
     main = recorded(path)
     return ExportedTier(
@@ -100,13 +102,20 @@ def _export_tier(
         format=tier.format,
         file=main.file,
         sha256=main.sha256,
-        beside=tuple(recorded(other) for other in beside),
+        beside=tuple(recorded(other) for other in written.beside),
         parameters=source.parameters,
         parity_rows=len(judged),
         parity_label_mismatches=answers.mismatches,
         parity_confidence_error=answers.error,
         half=half,
     )
+
+
+class _Written(NamedTuple):
+    """Files beside the model, and the graph that is judged in its place, if any."""
+
+    beside: tuple[Path, ...] = ()
+    judged: Path | None = None
 
 
 def _write(
@@ -116,24 +125,26 @@ def _write(
     served: ServedOutputs,
     calibration: Calibration,
     path: Path,
-) -> tuple[Path, ...]:
-    """Write a tier in its format; the files beside."""
+) -> _Written:
+    """Write a tier in its format."""
     field = f"tiers.{tier.name}.source"
     if tier.format == "pt2":
         write_pt2(source.export_program(served, calibration.inputs), path)
-        return ()
+        return _Written()
     if tier.format == "onnx":
-        return write_onnx(source.export(served, calibration.inputs), path)
+        return _Written(write_onnx(source.export(served, calibration.inputs), path))
     tokens = () if calibration.tokens is None else (calibration.tokens,)
     dims = (*tokens, calibration.classes)
-    graph = export_half(source, dims, served, calibration.inputs, field)
+    graphs = export_half(source, dims, served, calibration.inputs, field)
     if tier.format == "onnx_fp16":
-        return write_onnx(graph, path)
+        judged = path.with_suffix(".judged.onnx")
+        write_onnx(graphs.judged, judged)
+        return _Written(write_onnx(graphs.served, path), judged)
     onnx_path = path.with_suffix(".onnx")
-    write_onnx(graph, onnx_path)
+    write_onnx(graphs.served, onnx_path)
     cache = work.path(FOLDER) / TIMING_CACHE
     most = work.cascade.serving.max_batch_size
     record = build_plan(onnx_path, path, calibration.inputs, most, cache, field)
     record_path = path.with_name(f"{tier.name}.plan.json")
     record_path.write_text(record.model_dump_json(indent=1) + "\n")
-    return (record_path,)
+    return _Written((record_path,))

@@ -26,8 +26,8 @@ def check_plan(work: Workspace, tier: ExportedTier, placement: Placement) -> Non
     numbers = sorted(number for number in placed if number is not None)
     if numbers and numbers[-1] >= len(gpus):
         raise EnvironmentLacks(
-            f"tiers.{tier.tier}: its plan is placed on GPU {numbers[-1]}, this machine has {len(gpus)} GPU(s): "
-            "whether the plan runs there cannot be told",
+            f"tiers.{tier.tier}: its plan is placed on GPU {numbers[-1]}, this machine has {len(gpus)} "
+            "GPU(s): whether the plan runs there cannot be told",
             "run build-repo on the machine that will serve",
         )
     server = tensorrt_of(SERVERS["ngc"])

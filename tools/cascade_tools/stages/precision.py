@@ -22,8 +22,8 @@ CONFIDENCE_TOLERANCE = 1e-4
 # Where the two best classes are closer than this, either label is the same answer.
 TIE = 1e-5
 MOST_ROWS = 4096
-# Policies are searched and promised on the source's answers, and each changed one may be a mistake. Above twice
-# the default allowance of one point, the promise is no longer about this model.
+# Policies are searched and promised on the source's answers, and each changed one may be a mistake. Above
+# twice the default allowance of one point, the promise is no longer about this model.
 LARGEST_CHANGE = 0.02
 
 
