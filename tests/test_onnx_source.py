@@ -61,8 +61,7 @@ def refusal(folder: Path, output: str | None = None) -> UsageError:
 def save(folder: Path, model: onnx.ModelProto, beside: str | None = None) -> Path:
     path = folder / "models" / "small.onnx"
     path.parent.mkdir(exist_ok=True)
-    options = {"save_as_external_data": True, "location": beside, "size_threshold": 0} if beside else {}
-    onnx.save(model, path, **options)
+    onnx.save(model, path, save_as_external_data=beside is not None, location=beside, size_threshold=0)
     return path
 
 

@@ -32,7 +32,7 @@ def state(name: str = NAME, classes: int = CLASSES, channels: int = CHANNELS) ->
     model = timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels)
     with torch.no_grad():
         for weight in model.get_classifier().parameters():
-            weight.normal_()
+            weight.normal_(0.0, 0.3)
     found: dict[str, torch.Tensor] = model.state_dict()
     return found
 

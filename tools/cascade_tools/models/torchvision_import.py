@@ -35,7 +35,7 @@ def make_torchvision_importable() -> None:
             raise
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]  # what is half-imported
-        library = torch.library.Library("torchvision", "DEF")
+        library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         for schema in BOX_OPERATORS:
             library.define(schema)
         _declared.append(library)
