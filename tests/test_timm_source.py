@@ -47,7 +47,8 @@ def load(folder: Path, weights: dict[str, torch.Tensor], name: str = NAME) -> Ex
 
 def rows(count: int) -> dict[str, Array]:
     pixels = np.random.default_rng(count).normal(size=(count, CHANNELS, SIDE, SIDE))
-    return {"IMAGE": pixels.astype(np.float32)}
+    contrast = np.linspace(0.1, 9.0, count).reshape(-1, 1, 1, 1)  # else all look alike to drawn weights
+    return {"IMAGE": (contrast * pixels).astype(np.float32)}
 
 
 def test_classes_and_channels_are_those_of_the_weights(tmp_path: Path) -> None:
