@@ -61,7 +61,7 @@ def assert_answers_as_its_source(
         inputs = rows(count)
         counts = None if mask is None else inputs[mask] != 0
         wanted = apply_head(source.logits(inputs), TEMPERATURE, "max_probability", mask=counts)
-        assert np.ptp(wanted.confidence) > 1e-3 or count == 1  # or any graph would do
+        assert np.ptp(wanted.confidence) > 1e-3 or count < 3  # or any graph would do
         found = run_graph(graph, inputs)
         assert found["LABEL"].reshape(wanted.label.shape).tolist() == wanted.label.tolist()
         np.testing.assert_allclose(found["CONFIDENCE"][:, 0], wanted.confidence, atol=1e-4)
