@@ -9,19 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 
-from cascade_tools.artifacts import CalibratedTier, InputSpec, Reliability
+from cascade_tools.artifacts import CalibratedTier, InputSpec
 from cascade_tools.errors import UsageError
 from cascade_tools.models.head import ServedOutputs
 from cascade_tools.models.source import ExportableSource
 from cascade_tools.models.sources import load_source
 from cascade_tools.runtime.head import Curve, apply_head
 from cascade_tools.spec import Cascade
+from tests.exported import head_of, run_graph
 from tests.helpers import Array, Json, spec_content, write_cascade
 
 FEATURES, CLASSES = 3, 4
@@ -46,6 +46,27 @@ LADDER = f"""
     class Branch(nn.Module):
         def forward(self, x):
             return x[:, :2] if float(x.sum()) > 0 else x
+
+    class Ordered(nn.Module):
+        def forward(self, x):
+            return torch.linalg.eigvals(x.unsqueeze(-1) * x.unsqueeze(-2)).real
+
+    def pair_of():
+        return nn.ReLU
+
+    class Several(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear({FEATURES}, {FEATURES}, bias=False)
+            self.again = nn.Linear({FEATURES}, {FEATURES}, bias=False)
+            self.again.weight = self.inner.weight
+
+        def forward(self, x):
+            return self.again(torch.relu(self.inner(x)))
 
     class Pair(nn.Module):
         def __init__(self):
@@ -117,6 +138,23 @@ def test_weights_of_half_precision_are_widened(tmp_path: Path) -> None:
     save_file({name: value.half() for name, value in state().items()}, tmp_path / "small.safetensors")
     logits = load(tmp_path, WITH_WEIGHTS).logits(rows(7))
     np.testing.assert_allclose(logits, wanted_logits(rows(7)), atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["inner.weight", "again.weight"])
+def test_of_tied_weights_one_name_is_enough(tmp_path: Path, name: str) -> None:
+    weight = torch.randn(FEATURES, FEATURES, generator=torch.Generator().manual_seed(0))
+    save_file({name: weight}, tmp_path / "small.safetensors")  # which refuses shared tensors
+    source = load(tmp_path, {"torch": "ladder:Tied", "weights": "small.safetensors"})
+    wanted = np.maximum(rows(5)["X"] @ weight.numpy().T, 0.0) @ weight.numpy().T
+    np.testing.assert_allclose(source.logits(rows(5)), wanted, rtol=1e-5, atol=1e-6)
+    assert source.parameters == FEATURES * FEATURES
+
+
+def test_a_checkpoint_that_holds_more_than_tensors_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": state(), "epoch": 3}, tmp_path / "small.pt")
+    error = refusal(tmp_path, {"torch": "ladder:small", "weights": "small.pt"})
+    assert "must be tensors by name" in error.message
+    assert "save its state_dict alone" in error.hint
 
 
 def test_a_plain_state_in_a_pt_file_is_loaded(tmp_path: Path) -> None:
@@ -198,34 +236,23 @@ def test_what_is_no_module_is_refused(tmp_path: Path) -> None:
     assert "torch: ladder:large returned list, not a torch.nn.Module" in message
 
 
+def test_a_class_in_the_place_of_a_module_is_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path, {"torch": "ladder:pair_of"}).message
+    assert "torch: ladder:pair_of returned type, not a torch.nn.Module" in message
+
+
+def test_a_module_that_gives_two_tensors_is_refused(tmp_path: Path) -> None:
+    source = load(tmp_path, {"torch": "ladder:Several"})
+    with pytest.raises(UsageError, match="source: forward gives a tuple, not one tensor, the logits"):
+        source.logits(rows(1))
+
+
 def test_a_forward_that_raises_is_told_with_its_line(tmp_path: Path) -> None:
     source = load(tmp_path, {"torch": "ladder:Broken"})
     with pytest.raises(UsageError) as caught:
         source.logits(rows(1))
     assert "tiers.small.source: forward: ValueError: no such shape" in caught.value.message
     assert f"({tmp_path / 'ladder.py'}, line " in caught.value.message
-
-
-def head_of(signal: str, temperature: float) -> CalibratedTier:
-    nothing = Reliability(ece=0.0, ece_equal_width=0.0, nll=0.0, brier=0.0, auroc=None)
-    return CalibratedTier.model_validate(
-        {
-            "tier": "small",
-            "method": "temperature",
-            "signal": signal,
-            "temperature": temperature,
-            "accuracy": 1.0,
-            "before": nothing,
-            "after": nothing,
-        }
-    )
-
-
-def run_graph(graph: onnx.ModelProto, inputs: dict[str, Array]) -> dict[str, Array]:
-    onnx.checker.check_model(graph)
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(None, inputs), strict=True))
 
 
 def assert_equals_head(
@@ -253,10 +280,14 @@ def test_an_exported_torch_source_answers_as_its_source(tmp_path: Path) -> None:
         assert_equals_head(run_graph(graph, inputs), logits, head, probabilities=True)
 
 
-def test_a_model_that_does_not_export_names_the_field(tmp_path: Path) -> None:
-    source = load(tmp_path, {"torch": "ladder:Branch"})
-    with pytest.raises(UsageError, match=r"tiers\.small\.source: export to ONNX: "):
+@pytest.mark.parametrize(("name", "why"), [("Branch", "data-dependent"), ("Ordered", "linalg_eig")])
+def test_a_model_that_does_not_export_names_the_field(tmp_path: Path, name: str, why: str) -> None:
+    source = load(tmp_path, {"torch": f"ladder:{name}"})
+    with pytest.raises(UsageError) as caught:
         source.export(ServedOutputs(head_of("max_probability", 1.0), None, False), INPUTS)
+    assert caught.value.message.startswith("tiers.small.source: export to ONNX: ")
+    assert why in caught.value.message
+    assert "\n" not in caught.value.message
 
 
 def linear_graph(opset: int = 13, outputs: int = 1, batch: str | None = "rows") -> onnx.ModelProto:

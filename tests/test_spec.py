@@ -276,6 +276,36 @@ BROKEN: list[tuple[str, Change, str, str]] = [
         )
         for key, value in (("inputs", {"A": "B"}), ("output", "B"), ("gives", "logits"))
     ],
+    *[
+        (
+            f"{key} of an ONNX model",
+            lambda c, key=key, value=value: c["tiers"][0].update(source={"onnx": "a.onnx", key: value}),
+            "tiers.0.source",
+            f"{key!r} belongs to 'triton'",
+        )
+        for key, value in (("inputs", {"A": "B"}), ("gives", "logits"))
+    ],
+    (
+        "a timm model without weights",
+        lambda c: c["tiers"][0].update(source={"timm": "resnet18"}),
+        "tiers.0.source",
+        "'timm' needs 'weights'",
+    ),
+    *[
+        (
+            f"the timm model {name!r}",
+            lambda c, name=name: c["tiers"][0].update(source={"timm": name, "weights": "a.pt"}),
+            "tiers.0.source.timm",
+            "must be the name of a timm model",
+        )
+        for name in ("hf_hub:a/b", "local-dir:a", "../a", "")
+    ],
+    (
+        "a folder of transformers outside",
+        lambda c: c["tiers"][0].update(source={"hf": "../bert"}),
+        "tiers.0.source.hf",
+        "relative path inside the cascade's folder",
+    ),
     (
         "one input of the model for two of the data",
         lambda c: adopt(c, source={"triton": "M", "inputs": {"A": "X", "B": "X"}}),

@@ -119,12 +119,12 @@ class Source(_Spec):
         torch: `module:callable` that returns a `torch.nn.Module`; modules in the cascade's folder come first.
         weights: state of the torch or timm model, `.safetensors` or a `.pt` that loads with
             `weights_only=True`.
-        onnx: an ONNX file whose only output is the logits [rows, classes].
+        onnx: an ONNX file that gives the logits [rows, classes].
         hf: a folder of transformers: a classifier of images or texts, or a causal language model.
         timm: the name of a timm model.
         triton: a model that Triton already serves; it stays as it is. Where: see `Cascade.triton`.
         inputs: of `triton`: cascade's input -> model's input; default: those that have the same name.
-        output: of `triton`: its scores [rows, classes]; default: its only output.
+        output: of `triton` and `onnx`: the scores [rows, classes]; default: the only output.
         gives: what these are.
     """
 
@@ -146,9 +146,11 @@ class Source(_Spec):
             raise ValueError("'weights' belongs to 'torch' and 'timm'; any other model holds its own")
         if self.timm is not None and self.weights is None:
             raise ValueError("'timm' needs 'weights', a file: nothing is downloaded")
-        stray = sorted({"inputs", "output", "gives"} & self.model_fields_set)
+        of_triton = {"inputs", "gives"} if self.onnx is not None else {"inputs", "output", "gives"}
+        stray = sorted(of_triton & self.model_fields_set)
         if stray and self.triton is None:
-            raise ValueError(f"{stray[0]!r} belongs to 'triton'")
+            owners = "'triton' and 'onnx'" if stray[0] == "output" else "'triton'"
+            raise ValueError(f"{stray[0]!r} belongs to {owners}")
         if self.inputs is not None and len(set(self.inputs.values())) < len(self.inputs):
             raise ValueError("inputs: an input of the model is named twice")
         return self

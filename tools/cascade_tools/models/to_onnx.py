@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     import torch
 
 OPSET = 20
+IF_IT_FAILS = (
+    "ONNX has no branches on values and not every operator: write that part in another way, "
+    "or take format pt2"
+)
 LARGEST_BATCH = 4096  # of `serving.max_batch_size`
 
 
@@ -48,7 +52,7 @@ def to_onnx(
 
     example = tuple(torch.from_numpy(zeros(spec, rows=2)) for spec in inputs)
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    with quiet(), blame_user_code(f"{field}: export to ONNX"):
+    with quiet(), blame_user_code(f"{field}: export to ONNX", IF_IT_FAILS):
         with torch.no_grad():
             found = module(*example)
         program = torch.onnx.export(
@@ -68,12 +72,14 @@ def to_onnx(
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """The exporters speak of their own internals; what matters comes back as an exception."""
-    chatty = logging.getLogger("torch.onnx")
-    level = chatty.level
-    chatty.setLevel(logging.ERROR)
+    chatty = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in chatty]
+    for logger in chatty:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        chatty.setLevel(level)
+        for logger, level in zip(chatty, levels, strict=True):
+            logger.setLevel(level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from cascade_tools.errors import UsageError
 from cascade_tools.models.head import ServedOutputs, with_head, without_head
 from cascade_tools.models.join import LOGITS
 from cascade_tools.models.source import Inputs
+from cascade_tools.models.state import load_state, read_state
 from cascade_tools.models.to_onnx import to_onnx
 from cascade_tools.models.to_pt2 import TorchProgram, to_pt2
 from cascade_tools.models.usercode import blame_user_code, call
@@ -21,30 +23,36 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
+ByName = Callable[[tuple[str, ...]], "torch.nn.Module"]
+
 
 class TorchSource:
-    """A `torch.nn.Module` from a callable, with its weights."""
+    """A `torch.nn.Module`, called with the inputs in the order of the data.
 
-    def __init__(self, folder: Path, reference: str, weights: str | None, field: str) -> None:
-        import torch
+    Args:
+        module: gives logits [rows, classes], or [rows, tokens, classes].
+        field: of the cascade's spec, for messages.
+        by_name: for a module that takes its inputs by name: makes one that takes the inputs of these names in
+            this order, or raises a UsageError; default: the module itself.
+    """
 
-        module = call(folder, reference, f"{field}.torch")
-        if not isinstance(module, torch.nn.Module):
-            raise UsageError(
-                f"{field}.torch: {reference} returned {type(module).__name__}, not a torch.nn.Module"
-            )
-        if weights is not None:
-            _load_weights(module, folder / weights, f"{field}.weights")
+    def __init__(self, module: torch.nn.Module, field: str, by_name: ByName | None = None) -> None:
         self._module = module.eval()
         self._field = field
+        self._for: ByName = by_name or (lambda names: self._module)
         self.parameters = sum(p.numel() for p in module.parameters())
 
     def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """See `Source`."""
         import torch
 
+        body = self._for(tuple(inputs))
         with torch.inference_mode(), blame_user_code(f"{self._field}: forward"):
-            found = self._module(*[torch.from_numpy(values) for values in inputs.values()])
+            found = body(*[torch.from_numpy(values) for values in inputs.values()])
+            if not isinstance(found, torch.Tensor):
+                raise UsageError(
+                    f"{self._field}: forward gives a {type(found).__name__}, not one tensor, the logits"
+                )
             return np.asarray(found.float().numpy(), np.float32)
 
     def export(self, served: ServedOutputs, inputs: tuple[InputSpec, ...]) -> onnx.ModelProto:
@@ -53,7 +61,8 @@ class TorchSource:
 
     def body(self, inputs: tuple[InputSpec, ...]) -> onnx.ModelProto:
         """See `ExportableSource`."""
-        return to_onnx(without_head(self._module), inputs, self._field, (LOGITS,))
+        module = self._for(tuple(spec.name for spec in inputs))
+        return to_onnx(without_head(module), inputs, self._field, (LOGITS,))
 
     def export_program(self, served: ServedOutputs, inputs: tuple[InputSpec, ...]) -> TorchProgram:
         """See `ExportableSource`."""
@@ -62,25 +71,23 @@ class TorchSource:
     def _with_head(self, served: ServedOutputs, inputs: tuple[InputSpec, ...]) -> torch.nn.Module:
         names = [spec.name for spec in inputs]
         mask = None if served.mask is None else names.index(served.mask)
-        return with_head(self._module, len(names), mask, served)
+        return with_head(self._for(tuple(names)), len(names), mask, served)
 
 
-def _load_weights(module: torch.nn.Module, path: Path, field: str) -> None:
+def from_callable(folder: Path, reference: str, weights: str | None, field: str) -> TorchSource:
+    """The module that `module:callable` returns, with its weights.
+
+    Raises:
+        UsageError: the callable fails or gives no module, or the weights do not fit.
+    """
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        module.load_state_dict(state)
-    except (SafetensorError, RuntimeError, OSError, ValueError, EOFError, TypeError) as error:
-        text = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UsageError(f"{field}: {path}: do not fit the module: {text}") from None
-    except Exception as error:  # what unpickling refuses has no common class
+    module = call(folder, reference, f"{field}.torch")
+    if not isinstance(module, torch.nn.Module):
         raise UsageError(
-            f"{field}: {path}: not loadable as plain weights ({type(error).__name__})",
-            "save a state_dict as .safetensors",
-        ) from None
+            f"{field}.torch: {reference} returned {type(module).__name__}, not a torch.nn.Module"
+        )
+    if weights is not None:
+        path = folder / weights
+        load_state(module, read_state(path, f"{field}.weights"), path, f"{field}.weights")
+    return TorchSource(module, field)

@@ -26,6 +26,10 @@ from cascade_tools.store import load_npz, text_as_bytes
 
 # Where code stands that a user did not write: this package, Python and what is installed.
 NOT_THE_USERS = ("<", sys.prefix, sys.base_prefix, str(Path(__file__).resolve().parents[1]))
+# The exporter of torch speaks of its steps first; what failed stands below this.
+EXPORTER_HEADING = "## Exception summary"
+EXPORTER_END = "(Refer to the full stack trace"
+LONGEST_REASON = 600
 DATATYPES = {
     "float32": "FP32",
     "float16": "FP16",
@@ -186,8 +190,8 @@ def _import_from(folder: Path, module_name: str) -> Any:
 
 
 @contextmanager
-def blame_user_code(what: str) -> Iterator[None]:
-    """Report an exception of the user's code as one message that names its line.
+def blame_user_code(what: str, hint: str = "") -> Iterator[None]:
+    """Report an exception of the user's code as one line that names its place.
 
     Raises:
         UsageError: the block raised.
@@ -201,5 +205,12 @@ def blame_user_code(what: str) -> Iterator[None]:
         own = [frame for frame in frames if not frame.filename.startswith(NOT_THE_USERS)]
         last = (own or frames)[-1]
         raise UsageError(
-            f"{what}: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+            f"{what}: {type(error).__name__}: {one_line(error)} ({last.filename}, line {last.lineno})", hint
         ) from error
+
+
+def one_line(error: Exception) -> str:
+    """What an exception of foreign code says, short enough for a message."""
+    _, heading, reason = str(error).partition(EXPORTER_HEADING)
+    reason = reason.partition(EXPORTER_END)[0]
+    return " ".join((reason if heading else str(error)).split())[:LONGEST_REASON] or type(error).__name__

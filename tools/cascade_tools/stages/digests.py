@@ -32,6 +32,7 @@ def source_digests(cascade: Cascade, rows: str | None) -> dict[str, str]:
         and not (given and path.is_relative_to(given))
         and not _is_derived(path.relative_to(folder))
     } - {folder / cascade.devices}
+    paths |= _model_files(cascade)
     for reference in (*(t.source.torch for t in cascade.tiers), rows):
         paths |= _package_files(folder, reference)
     adopted = {
@@ -43,6 +44,18 @@ def source_digests(cascade: Cascade, rows: str | None) -> dict[str, str]:
         "tiers": digest_value(*cascade.tiers, cascade.triton, rows, cascade.data.labels),
         **adopted,
     }
+
+
+def _model_files(cascade: Cascade) -> set[Path]:
+    """Files of the models that are named; those below a linked folder are not found otherwise."""
+    named = [
+        cascade.folder / path
+        for source in (tier.source for tier in cascade.tiers)
+        for path in (source.weights, source.onnx, source.hf)
+        if path is not None
+    ]
+    files = [file for path in named for file in ([path] if path.is_file() else path.rglob("*"))]
+    return {file for file in files if file.is_file()}
 
 
 def _is_derived(path: Path) -> bool:
