@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "machine": FOUNDATION | {"machine"},
     "repository": FOUNDATION | {"__init__", "backends", "repository"},
     "serving": COMMON | {"serving"},
-    "models": COMMON | {"models"},
+    "models": COMMON | {"backends", "models"},
     "stages": COMMON | {"models", "serving", "stages"},
     "scoring": COMMON | {"models", "serving", "stages", "scoring"},
     "report": COMMON | {"models", "serving", "stages", "scoring", "report"},

@@ -221,9 +221,9 @@ def head_of(signal: str, temperature: float) -> CalibratedTier:
     )
 
 
-def run_graph(graph: bytes, inputs: dict[str, Array]) -> dict[str, Array]:
-    onnx.checker.check_model(onnx.load_from_string(graph))
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+def run_graph(graph: onnx.ModelProto, inputs: dict[str, Array]) -> dict[str, Array]:
+    onnx.checker.check_model(graph)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(None, inputs), strict=True))
 

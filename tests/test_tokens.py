@@ -195,7 +195,7 @@ def test_the_exported_graph_answers_as_the_head(tmp_path: Path, kind: str, signa
     source = source_in(tmp_path, kind)
     head = head_of(signal)
     graph = source.export(ServedOutputs(head, "COUNTS", False), SPECS)
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     assert {entry.name for entry in session.get_inputs()} == {"X", "COUNTS"}
     rng = np.random.default_rng(3)
     for rows in (1, 9):

@@ -41,6 +41,7 @@ from cascade_tools.store import digest_bytes, load_npz, write_atomically
 
 PATIENCE_S = 60.0  # longer than a keeper leaves the processes of an old version
 POLL_S = 0.02
+BESIDE = ("onnx_session.py", "joined.py", "model.onnx")  # what a tier's model.py reads
 SECOND_SEND = "an answer could not be sent"
 
 
@@ -184,7 +185,7 @@ class Scene:
         files = {
             f"file:{VERSION}/model.py": (Path(__file__).parent / "slow_tier.py").read_bytes(),
             f"file:{VERSION}/tier.py": (folder / "model.py").read_bytes(),
-            **{f"file:{VERSION}/{n}": (folder / n).read_bytes() for n in ("onnx_session.py", "model.onnx")},
+            **{f"file:{VERSION}/{n}": (folder / n).read_bytes() for n in BESIDE},
         }
         with self._control() as client:
             config = client.get_model_config(model)

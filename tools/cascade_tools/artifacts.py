@@ -6,6 +6,7 @@ name; `cascade-tools status` compares it with what is there now.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Literal, Self
 
 import numpy as np
@@ -159,14 +160,32 @@ class ExportedFile(_Value):
     sha256: str
 
 
+class HalfPrecision(_Value):
+    """What half precision changed, on validation rows that heads were not fitted on.
+
+    Attributes:
+        rows: that were compared.
+        labels_changed: rows (of tokens: rows with a token) of another label than in float32.
+        ece_before: of the float32 source with its head, over bins of equal mass; None where the labels of
+            the rows are not at hand (tokens that the last tier labelled).
+        ece_after: of the exported model.
+    """
+
+    rows: int
+    labels_changed: int
+    ece_before: float | None
+    ece_after: float | None
+
+
 class ExportedTier(_Value):
     """One exported model: the user's, with its head.
 
     Attributes:
         file: the whole model, also where it is cut into stages.
-        beside: what `file` refers to, such as weights over 2 GiB.
-        parity_label_mismatches: rows of another label than the source's, ties apart.
+        beside: what belongs to `file`: weights over 2 GiB, or the record of a TensorRT plan.
+        parity_label_mismatches: labels other than the source's, ties apart.
         parity_confidence_error: the largest difference of the confidences.
+        half: of formats in half precision.
     """
 
     tier: str
@@ -178,6 +197,43 @@ class ExportedTier(_Value):
     parity_rows: int
     parity_label_mismatches: int
     parity_confidence_error: float
+    half: HalfPrecision | None = None
+
+    @property
+    def files(self) -> tuple[ExportedFile, ...]:
+        """All files, `file` first."""
+        return (ExportedFile(file=self.file, sha256=self.sha256), *self.beside)
+
+    @property
+    def digest(self) -> str:
+        """Of all files: that of `file` where it is alone."""
+        if not self.beside:
+            return self.sha256
+        return hashlib.sha256("\n".join(entry.sha256 for entry in self.files).encode()).hexdigest()
+
+
+class TensorRTPlan(_Value):
+    """What a TensorRT plan was built by, on and from; it runs nowhere else.
+
+    Attributes:
+        tensorrt: version, all four parts.
+        gpu: name as NVML gives it.
+        compute_capability: such as `9.0`.
+        flags: of the builder, by name.
+        onnx_sha256: of the graph in half precision that it was built from.
+        min_batch: of the one optimization profile, whose other dimensions are fixed; `opt_batch`,
+            `max_batch` likewise.
+    """
+
+    kind: Literal["tensorrt_plan"] = "tensorrt_plan"
+    tensorrt: str
+    gpu: str
+    compute_capability: str
+    flags: tuple[str, ...]
+    onnx_sha256: str
+    min_batch: int = Field(ge=1)
+    opt_batch: int = Field(ge=1)
+    max_batch: int = Field(ge=1)
 
 
 class Exported(Artifact):

@@ -159,7 +159,7 @@ class Tier(_Spec):
     Attributes:
         name: becomes part of model names and metric labels.
         source: its model.
-        format: that it is exported in; `onnx` is fp32.
+        format: that it is exported in; `onnx` is fp32, `tensorrt` is fp16. See docs/formats.md.
         stages: into how many models the graph is cut, for a model that is too large for one device.
     """
 
@@ -175,6 +175,10 @@ class Tier(_Spec):
             raise ValueError(f"{stray[0]!r} is not for a model that Triton already serves")
         if self.stages > 1 and self.format not in ("onnx", "onnx_fp16"):
             raise ValueError("'stages' needs format onnx or onnx_fp16")
+        if self.format == "pt2" and self.source.onnx is not None:
+            raise ValueError(
+                "format: pt2 is made of a torch module, not of an ONNX file; take onnx or onnx_fp16"
+            )
         return self
 
 

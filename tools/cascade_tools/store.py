@@ -235,7 +235,8 @@ def digest_bytes(content: bytes) -> str:
 def digest_file(path: Path) -> str:
     """SHA-256 of a file's content, or `missing`."""
     try:
-        return digest_bytes(path.read_bytes())
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return "missing"
 

@@ -14,7 +14,7 @@ Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
 class OnnxSession:
-    """One session with `threads` threads; may be run from several threads at once.
+    """One session with `threads` threads, 0 for one per core; may be run from several threads at once.
 
     Attributes:
         inputs: names that the graph reads.
@@ -27,7 +27,7 @@ class OnnxSession:
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.inputs = tuple(entry.name for entry in self._session.get_inputs())
 
-    def run(self, outputs: Sequence[str], inputs: Arrays) -> list[Any]:
-        """The wanted outputs of all rows, in the order of their names."""
+    def run(self, outputs: Sequence[str] | None, inputs: Arrays) -> list[Any]:
+        """The wanted outputs of all rows, in the order of their names; None for all."""
         found: list[Any] = self._session.run(outputs, inputs)
         return found

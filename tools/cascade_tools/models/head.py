@@ -12,6 +12,8 @@ from cascade_tools.runtime.head import NO_LABEL, SMALLEST_PROBABILITY
 if TYPE_CHECKING:
     import torch
 
+OUTPUTS = ("LABEL", "CONFIDENCE", "PROBS")  # of every exported model, the last where asked for
+
 
 @dataclass(frozen=True)
 class ServedOutputs:
@@ -20,6 +22,24 @@ class ServedOutputs:
     head: CalibratedTier
     mask: str | None
     probabilities: bool
+
+
+def without_head(body: torch.nn.Module) -> torch.nn.Module:
+    """The body alone, called like `with_head`; gives its logits in float32."""
+    import torch
+
+    class WithoutHead(torch.nn.Module):
+        """The model's logits."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = body
+
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.body(*inputs)
+            return logits.float()
+
+    return WithoutHead().eval()
 
 
 def with_head(

@@ -10,15 +10,15 @@ import numpy.typing as npt
 
 from cascade_tools.artifacts import InputSpec
 from cascade_tools.errors import UsageError
-from cascade_tools.models.head import ServedOutputs, with_head
+from cascade_tools.models.head import ServedOutputs
+from cascade_tools.models.join import join_head
 from cascade_tools.models.source import Inputs
-from cascade_tools.models.to_onnx import OPSET, to_onnx, zeros
+from cascade_tools.models.to_onnx import zeros
+from cascade_tools.models.to_pt2 import TorchProgram
 from cascade_tools.models.usercode import blame_user_code
 
 if TYPE_CHECKING:
     import onnx
-
-PREFIX = "cascade_"  # of everything in a head that is joined to a graph
 
 
 class OnnxSource:
@@ -56,33 +56,19 @@ class OnnxSource:
         with blame_user_code(f"{self._field}: run"):
             return np.asarray(self._session.run(None, inputs)[0], np.float32)
 
-    def export(self, served: ServedOutputs, inputs: tuple[InputSpec, ...]) -> bytes:
-        """See `Source`."""
-        import onnx
-        import torch
-        from onnx import compose, version_converter
-
+    def export(self, served: ServedOutputs, inputs: tuple[InputSpec, ...]) -> onnx.ModelProto:
+        """See `ExportableSource`."""
         row = {spec.name: zeros(spec, rows=1) for spec in inputs}
-        logits = InputSpec(name="LOGITS", datatype="FP32", dims=self.logits(row).shape[1:])
-        masks = tuple(spec for spec in inputs if spec.name == served.mask)
-        head = with_head(torch.nn.Identity(), 1, 1 if masks else None, served)
-        head_graph = onnx.load_from_string(to_onnx(head, (logits, *masks), self._field))
-        with blame_user_code(f"{self._field}.onnx: joining the graph with its head"):
-            own = next(o.version for o in self._model.opset_import if o.domain in ("", "ai.onnx"))
-            opset = max(own, OPSET)
-            bottom = version_converter.convert_version(self._model, opset)
-            top = version_converter.convert_version(head_graph, opset)
-            bottom.ir_version = top.ir_version = max(bottom.ir_version, top.ir_version)
-            top = compose.add_prefix(top, PREFIX, rename_outputs=False)
-            merged = compose.merge_models(bottom, top, io_map=[(self._output, f"{PREFIX}LOGITS")])
-            for spec in masks:  # the model and its head read the same input
-                _join_inputs(merged.graph, spec.name, f"{PREFIX}{spec.name}")
-            graph: bytes = merged.SerializeToString()
-        return graph
+        dims = self.logits(row).shape[1:]
+        return join_head(self.body(inputs), dims, served, inputs, f"{self._field}.onnx")
 
+    def body(self, inputs: tuple[InputSpec, ...]) -> onnx.ModelProto:
+        """See `ExportableSource`."""
+        return self._model
 
-def _join_inputs(graph: onnx.GraphProto, kept: str, other: str) -> None:
-    """Feed what reads the graph's input `other` from its input `kept`."""
-    for node in graph.node:
-        node.input[:] = [kept if name == other else name for name in node.input]
-    graph.input.remove(next(entry for entry in graph.input if entry.name == other))
+    def export_program(self, served: ServedOutputs, inputs: tuple[InputSpec, ...]) -> TorchProgram:
+        """See `ExportableSource`."""
+        raise UsageError(
+            f"{self._field}.onnx: an ONNX graph cannot become a torch program",
+            "take format onnx or onnx_fp16, or give the model as a torch module",
+        )

@@ -10,12 +10,15 @@ import numpy.typing as npt
 
 from cascade_tools.artifacts import InputSpec
 from cascade_tools.errors import UsageError
-from cascade_tools.models.head import ServedOutputs, with_head
+from cascade_tools.models.head import ServedOutputs, with_head, without_head
+from cascade_tools.models.join import LOGITS
 from cascade_tools.models.source import Inputs
 from cascade_tools.models.to_onnx import to_onnx
+from cascade_tools.models.to_pt2 import TorchProgram, to_pt2
 from cascade_tools.models.usercode import blame_user_code, call
 
 if TYPE_CHECKING:
+    import onnx
     import torch
 
 
@@ -44,11 +47,22 @@ class TorchSource:
             found = self._module(*[torch.from_numpy(values) for values in inputs.values()])
             return np.asarray(found.float().numpy(), np.float32)
 
-    def export(self, served: ServedOutputs, inputs: tuple[InputSpec, ...]) -> bytes:
-        """See `Source`."""
+    def export(self, served: ServedOutputs, inputs: tuple[InputSpec, ...]) -> onnx.ModelProto:
+        """See `ExportableSource`."""
+        return to_onnx(self._with_head(served, inputs), inputs, self._field)
+
+    def body(self, inputs: tuple[InputSpec, ...]) -> onnx.ModelProto:
+        """See `ExportableSource`."""
+        return to_onnx(without_head(self._module), inputs, self._field, (LOGITS,))
+
+    def export_program(self, served: ServedOutputs, inputs: tuple[InputSpec, ...]) -> TorchProgram:
+        """See `ExportableSource`."""
+        return to_pt2(self._with_head(served, inputs), inputs, self._field)
+
+    def _with_head(self, served: ServedOutputs, inputs: tuple[InputSpec, ...]) -> torch.nn.Module:
         names = [spec.name for spec in inputs]
         mask = None if served.mask is None else names.index(served.mask)
-        return to_onnx(with_head(self._module, len(names), mask, served), inputs, self._field)
+        return with_head(self._module, len(names), mask, served)
 
 
 def _load_weights(module: torch.nn.Module, path: Path, field: str) -> None:

@@ -6,36 +6,45 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cascade_tools.errors import ArtifactError, CheckFailed
 from cascade_tools.repository.render import SERVERS, Target
-from cascade_tools.store import digest_bytes, readable_disk_errors
+from cascade_tools.store import digest_bytes, digest_file, readable_disk_errors
 
 MANIFEST = "manifest.json"
 PLAN_FILE = "plan/gear_plan.json"  # below the router's folder
 KEPT_VERSIONS = 2
+COPY_BYTES = 2**20
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 Files = dict[str, bytes]
+Content = bytes | Path  # a path: the file is copied and compared without being held in memory
+Contents = Mapping[str, Content]
 
 
-def make_manifest(cascade: str, target: Target, files: Files) -> bytes:
+def make_manifest(cascade: str, target: Target, files: Contents) -> bytes:
     """What the repository is for, and the digest of every file in it."""
     content = {
         "kind": "repository",
         "cascade": cascade,
         "target": target,
         "server": SERVERS[target],
-        "files": {path: digest_bytes(content) for path, content in sorted(files.items())},
+        "files": {path: _digest(files[path]) for path in sorted(files)},
     }
     return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def _digest(content: Content) -> str:
+    return digest_file(content) if isinstance(content, Path) else digest_bytes(content)
 
 
 def read_manifest(repository: Path) -> dict[str, Any]:
@@ -105,7 +114,7 @@ def files_of_model(manifest: dict[str, Any], model: str) -> dict[str, str]:
     }
 
 
-def put(root: Path, files: Files, manifest: bytes) -> Path:
+def put(root: Path, files: Contents, manifest: bytes) -> Path:
     """Write a repository and make it the current one; on any failure the old one stays.
 
     Raises:
@@ -123,20 +132,26 @@ def put(root: Path, files: Files, manifest: bytes) -> Path:
     return root / "current"
 
 
-def differences(repository: Path, files: Files, manifest: bytes) -> list[str]:
+def differences(repository: Path, files: Contents, manifest: bytes) -> list[str]:
     """Relative paths that are missing, changed or too many in a repository."""
-    wanted = {**files, MANIFEST: manifest}
+    wanted: dict[str, Content] = {**files, MANIFEST: manifest}
     found = set()
     for path in repository.rglob("*"):
         name = str(path.relative_to(repository))
         # Servers leave compiled Python beside the code.
         if path.is_file() and "__pycache__" not in path.parts:
             found.add(name)
-    changed = [n for n in wanted if n in found and (repository / n).read_bytes() != wanted[n]]
+    changed = [n for n in wanted if n in found and not _holds(repository / n, wanted[n])]
     return sorted({*changed, *(set(wanted) ^ found)})
 
 
-def check(root: Path, files: Files, manifest: bytes) -> None:
+def _holds(path: Path, content: Content) -> bool:
+    if isinstance(content, Path):
+        return filecmp.cmp(path, content, shallow=False)
+    return path.stat().st_size == len(content) and path.read_bytes() == content
+
+
+def check(root: Path, files: Contents, manifest: bytes) -> None:
     """Write nothing; compare the current repository with what would be written.
 
     Raises:
@@ -169,7 +184,7 @@ def check_shown(folder: Path, configs: Files) -> None:
         )
 
 
-def _write_version(versions: Path, final: Path, files: Files, manifest: bytes) -> None:
+def _write_version(versions: Path, final: Path, files: Contents, manifest: bytes) -> None:
     new = Path(tempfile.mkdtemp(prefix=".new-", dir=versions))
     try:
         new.chmod(0o755)
@@ -177,7 +192,11 @@ def _write_version(versions: Path, final: Path, files: Files, manifest: bytes) -
             path = new / name
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
-                file.write(content)
+                if isinstance(content, Path):
+                    with content.open("rb") as source:
+                        shutil.copyfileobj(source, file, COPY_BYTES)
+                else:
+                    file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
         if final.exists():  # somebody changed it by hand

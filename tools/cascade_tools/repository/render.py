@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cascade_tools import backends, resources, runtime
 from cascade_tools.artifacts import GearPlan, LadderTier, Placement
+from cascade_tools.errors import UsageError
+from cascade_tools.spec import Format
 
 Target = Literal["embedded", "ngc"]
 SERVERS: dict[Target, str] = {
@@ -18,6 +22,29 @@ SERVERS: dict[Target, str] = {
     "ngc": "nvcr.io/nvidia/tritonserver:26.07-py3",
 }
 VERSION = "1"
+Formats = Mapping[str, Format]  # by tier
+ALL_ONNX: Formats = MappingProxyType({})
+MODEL_FILES: dict[Format, str] = {
+    "onnx": "model.onnx",
+    "onnx_fp16": "model.onnx",
+    "pt2": "model.pt2",
+    "tensorrt": "model.plan",
+}
+TEMPLATES: dict[tuple[Target, Format], str] = {
+    ("embedded", "onnx"): "triton/python_tier.pbtxt.j2",
+    ("embedded", "onnx_fp16"): "triton/python_tier.pbtxt.j2",
+    ("embedded", "pt2"): "triton/python_tier.pbtxt.j2",
+    ("ngc", "onnx"): "triton/onnx_tier.pbtxt.j2",
+    ("ngc", "onnx_fp16"): "triton/onnx_tier.pbtxt.j2",
+    ("ngc", "tensorrt"): "triton/tensorrt_tier.pbtxt.j2",
+}
+ONNX_SESSION = "onnx_session.py"
+# Of tiers on the Python backend: the first becomes model.py, the others lie beside it.
+TIER_CODE: dict[Format, tuple[str, ...]] = {
+    "onnx": ("onnx_tier.py", ONNX_SESSION, "joined.py"),
+    "onnx_fp16": ("onnx_tier.py", ONNX_SESSION, "joined.py"),
+    "pt2": ("torch_tier.py", "torch_session.py", "joined.py"),
+}
 LONG_WORK_NICE = 5  # scheduling priority of embedded tiers that take longer than `inline_entry_ms`
 
 
@@ -38,8 +65,20 @@ class InstanceGroup:
     gpus: tuple[int, ...]
 
 
-def render_configs(plan: GearPlan, placement: Placement, target: Target) -> dict[str, str]:
-    """All `config.pbtxt` by relative path; adopted models have theirs already."""
+def render_configs(
+    plan: GearPlan, placement: Placement, target: Target, formats: Formats = ALL_ONNX
+) -> dict[str, str]:
+    """All `config.pbtxt` by relative path; adopted models have theirs already.
+
+    Args:
+        plan: names the models.
+        placement: says where they run.
+        target: the server.
+        formats: of the tiers that are not ONNX in float32.
+
+    Raises:
+        UsageError: the target cannot serve a tier's format, or not on the device where it is placed.
+    """
     size = plan.limits.max_batch_size
     probs = [TensorSpec("PROBS", "FP32", (plan.classes,))] if plan.probabilities else []
     answer = [TensorSpec("LABEL", "INT64", (plan.tokens or 1,)), TensorSpec("CONFIDENCE", "FP32", (1,))]
@@ -58,18 +97,40 @@ def render_configs(plan: GearPlan, placement: Placement, target: Target) -> dict
             **common,
         )
     }
-    template = {"embedded": "triton/python_tier.pbtxt.j2", "ngc": "triton/onnx_tier.pbtxt.j2"}
     for tier in rendered(plan):
+        kind = formats.get(tier.tier, "onnx")
+        groups = instance_groups(placement, tier.tier)
         files[f"{tier.model}/config.pbtxt"] = _render(
-            template[target],
+            _template(tier.tier, kind, target, groups),
             name=tier.model,
             tier=tier.tier,
             outputs=[*answer, *probs],
-            groups=instance_groups(placement, tier.tier),
+            groups=groups,
+            runs="torch" if kind == "pt2" else "ONNX Runtime",
             nice=LONG_WORK_NICE if tier.p50_ms > plan.limits.inline_entry_ms else 0,
             **common,
         )
     return files
+
+
+def _template(tier: str, kind: Format, target: Target, groups: list[InstanceGroup]) -> str:
+    template = TEMPLATES.get((target, kind))
+    if template is None:
+        able = next(other for other, known in TEMPLATES if known == kind)
+        why = {
+            "pt2": f"the Python of {SERVERS['ngc']} has no torch",
+            "tensorrt": "the embedded server has no TensorRT backend",
+        }[kind]
+        raise UsageError(
+            f"tiers.{tier}.format: target {target} does not serve {kind}: {why}",
+            f"use --target {able}, or take format onnx or onnx_fp16",
+        )
+    if kind == "tensorrt" and not all(group.gpus for group in groups):
+        raise UsageError(
+            f"tiers.{tier}.format: a TensorRT plan runs on GPUs, and the placement has this tier on the CPU",
+            "name devices of kind gpu in the device file, or take format onnx_fp16",
+        )
+    return template
 
 
 def rendered(plan: GearPlan) -> list[LadderTier]:
@@ -89,16 +150,16 @@ def instance_groups(placement: Placement, tier: str) -> list[InstanceGroup]:
     return [InstanceGroup(count, tuple(gpus)) for (_, count), gpus in sorted(groups.items())]
 
 
-def code_files(plan: GearPlan, target: Target) -> dict[str, Path]:
+def code_files(plan: GearPlan, target: Target, formats: Formats = ALL_ONNX) -> dict[str, Path]:
     """Python files of the repository by relative path, copied byte for byte."""
     files = {f"{plan.cascade}/{VERSION}/{path.name}": path for path in sorted(_folder(runtime).glob("*.py"))}
     if target == "embedded":
-        tier, session = (_folder(backends) / name for name in ("onnx_tier.py", "onnx_session.py"))
         for info in rendered(plan):
-            files[f"{info.model}/{VERSION}/model.py"] = tier
-            files[f"{info.model}/{VERSION}/{session.name}"] = session
+            model, *others = TIER_CODE[formats.get(info.tier, "onnx")]
+            files[f"{info.model}/{VERSION}/model.py"] = _folder(backends) / model
+            files |= {f"{info.model}/{VERSION}/{name}": _folder(backends) / name for name in others}
         # With it the router runs cheap tiers itself; see `runtime/local.py`.
-        files[f"{plan.cascade}/{VERSION}/{session.name}"] = session
+        files[f"{plan.cascade}/{VERSION}/{ONNX_SESSION}"] = _folder(backends) / ONNX_SESSION
     return files
 
 

@@ -48,7 +48,8 @@ class LocalTier:
 def open_local_tiers(plan: Plan, repository: Path) -> dict[str, LocalTier]:
     """The cheap tiers by model name; empty where ONNX Runtime is not at hand.
 
-    A graph that is not the one of the plan is left to its own model.
+    A graph that is not the one of the plan is left to its own model, and so is one with weights in a file of
+    their own, whose digest in the plan is of both.
 
     Args:
         plan: the first plan; later ones have the same models.
@@ -63,6 +64,8 @@ def open_local_tiers(plan: Plan, repository: Path) -> dict[str, LocalTier]:
         if info.adopted is not None or info.p50_ms > plan.limits.inline_entry_ms:
             continue
         graph = repository / info.model / "1" / "model.onnx"
+        if not graph.is_file():  # a format that ONNX Runtime does not run
+            continue
         try:
             if hashlib.sha256(graph.read_bytes()).hexdigest() == info.sha256:
                 found[info.model] = LocalTier(sessions.OnnxSession(graph), plan.tokens is None)

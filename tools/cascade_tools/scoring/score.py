@@ -22,6 +22,7 @@ from cascade_tools.artifacts import (
 from cascade_tools.errors import UsageError
 from cascade_tools.machine.facts import machine
 from cascade_tools.machine.meters import EnergyMeter, find_meter
+from cascade_tools.models.served import open_exported
 from cascade_tools.models.usercode import Rows
 from cascade_tools.planning.calibration import is_right
 from cascade_tools.serving.embedded import Server
@@ -179,17 +180,17 @@ def _served(
 
 def _tiers(work: Workspace, rows: Rows, share: list[float], giant_accuracy: float) -> tuple[TierScore, ...]:
     """Per tier; the last one's accuracy was just measured through Triton, the others run in process."""
-    import onnxruntime
-
     profile = work.load(PROFILE_FILE, Profile, "profile")
     exported = work.load(EXPORTED_FILE, Exported, "export")
     found = []
     for number, tier in enumerate(exported.tiers):
         accuracy = giant_accuracy
         if number < len(exported.tiers) - 1:
-            session = onnxruntime.InferenceSession(work.path(tier.file), providers=["CPUExecutionProvider"])
+            session = open_exported(work.path(tier.file), tier.format)
+            batch = work.cascade.serving.max_batch_size
             labels = [
-                session.run(["LABEL"], rows.take(slice(s, s + 64)).inputs)[0] for s in range(0, len(rows), 64)
+                session.run(["LABEL"], rows.take(slice(s, s + batch)).inputs)[0]
+                for s in range(0, len(rows), batch)
             ]
             label = np.concatenate(labels).reshape(rows.target.shape)
             accuracy = float(is_right(label, rows.target).mean())

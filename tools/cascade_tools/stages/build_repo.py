@@ -7,13 +7,23 @@ from pathlib import Path
 from cascade_tools.artifacts import Exported, GearPlan, Placement
 from cascade_tools.errors import ArtifactError
 from cascade_tools.repository import place
-from cascade_tools.repository.render import SERVERS, VERSION, Target, code_files, render_configs, rendered
+from cascade_tools.repository.render import (
+    MODEL_FILES,
+    SERVERS,
+    VERSION,
+    Target,
+    code_files,
+    render_configs,
+    rendered,
+)
 from cascade_tools.repository.rules import check_config
 from cascade_tools.stages.export import EXPORTED_FILE
+from cascade_tools.stages.exported_files import changed_file
 from cascade_tools.stages.gears import GEARS_FILE
 from cascade_tools.stages.place import PLACEMENT_FILE
+from cascade_tools.stages.plans import check_plan
 from cascade_tools.stages.progress import Reporter
-from cascade_tools.store import Workspace, digest_file, readable_disk_errors, write_atomically
+from cascade_tools.store import Workspace, readable_disk_errors, write_atomically
 
 NGC_ROOT = Path("model_repository")
 
@@ -31,7 +41,9 @@ def build_repo(work: Workspace, target: Target, *, check: bool, report: Reporter
 
     Raises:
         CheckFailed: a config breaks a rule of Triton, or `check` found a difference.
-        ArtifactError: an exported file is not the one that was recorded.
+        ArtifactError: an exported file is not the one that was recorded, or a plan is for another device.
+        UsageError: the target cannot serve a tier's format.
+        EnvironmentLacks: a plan cannot be held against the GPU and the server that it is for.
     """
     files, configs = _render(work, target)
     manifest = place.make_manifest(work.cascade.name, target, files)
@@ -49,24 +61,30 @@ def build_repo(work: Workspace, target: Target, *, check: bool, report: Reporter
     return repository
 
 
-def _render(work: Workspace, target: Target) -> tuple[place.Files, dict[str, str]]:
+def _render(work: Workspace, target: Target) -> tuple[dict[str, place.Content], dict[str, str]]:
     """All files of the repository, and the configs among them as text."""
     plan = work.load(GEARS_FILE, GearPlan, "gears")
     placement = work.load(PLACEMENT_FILE, Placement, "place")
     exported = work.load(EXPORTED_FILE, Exported, "export")
-    configs = render_configs(plan, placement, target)
+    formats = {info.tier: exported.tier(info.tier).format for info in rendered(plan)}
+    configs = render_configs(plan, placement, target, formats)
     for name, text in configs.items():
         check_config(name, text, router=name.startswith(f"{plan.cascade}/"))
-    files: place.Files = {name: text.encode() for name, text in configs.items()}
-    files |= {name: path.read_bytes() for name, path in code_files(plan, target).items()}
+    files: dict[str, place.Content] = {name: text.encode() for name, text in configs.items()}
+    files |= code_files(plan, target, formats)
     files[f"{plan.cascade}/{place.PLAN_FILE}"] = work.path(GEARS_FILE).read_bytes()
     for info in rendered(plan):
-        graph = exported.tier(info.tier)
-        path = work.path(graph.file)
-        if digest_file(path) != graph.sha256:
+        tier = exported.tier(info.tier)
+        changed = changed_file(work, tier)
+        if changed is not None:
             raise ArtifactError(
-                f"{path}: missing or not the file that was exported",
+                f"{changed}: missing or not the file that was exported",
                 f"run `{work.command('export')}`",
             )
-        files[f"{info.model}/{VERSION}/model.onnx"] = path.read_bytes()
+        if tier.format == "tensorrt":
+            check_plan(work, tier, placement)
+        folder = f"{info.model}/{VERSION}"
+        files[f"{folder}/{MODEL_FILES[tier.format]}"] = work.path(tier.file)
+        # The model names these, so they keep their names.
+        files |= {f"{folder}/{Path(other.file).name}": work.path(other.file) for other in tier.beside}
     return files, configs

@@ -1,37 +1,51 @@
-"""Exports every tier with its fitted head to ONNX and checks the graph against its source."""
+"""Exports every tier with its fitted head to its format and checks the result against its source."""
 
 from __future__ import annotations
 
 import platform
 from importlib.metadata import version
-
-import numpy as np
+from pathlib import Path
 
 from cascade_tools.artifacts import Calibration, Exported, ExportedTier
-from cascade_tools.errors import CheckFailed, UsageError
+from cascade_tools.errors import UsageError
 from cascade_tools.models.head import ServedOutputs
-from cascade_tools.models.source import Source
+from cascade_tools.models.served import open_exported
+from cascade_tools.models.source import ExportableSource
 from cascade_tools.models.sources import load_source
-from cascade_tools.models.usercode import Rows, blame_user_code, load_rows
-from cascade_tools.runtime.head import apply_head
-from cascade_tools.spec import Tier
+from cascade_tools.models.to_half import export_half
+from cascade_tools.models.to_pt2 import write_pt2
+from cascade_tools.models.to_tensorrt import build_plan, require_tensorrt
+from cascade_tools.models.usercode import Rows, load_rows
+from cascade_tools.models.write_onnx import write_onnx
+from cascade_tools.spec import Format, Tier
 from cascade_tools.stages.calibrate import CALIBRATION_FILE
+from cascade_tools.stages.exported_files import EXPORTED_FILE, FOLDER, put_in_place, recorded, staged
+from cascade_tools.stages.precision import (
+    ask_both,
+    half_precision,
+    labelled_rows,
+    require_parity,
+)
 from cascade_tools.stages.progress import Reporter
-from cascade_tools.store import Workspace, digest_bytes, readable_disk_errors, write_atomically
+from cascade_tools.store import Workspace, readable_disk_errors
 
-EXPORTED_FILE = "exported.json"
+__all__ = ["EXPORTED_FILE", "export"]
+
 PARITY_ROWS = 64
-CONFIDENCE_TOLERANCE = 1e-4
-# Where the two best classes are closer than this, either label is the same answer.
-TIE = 1e-5
+IN_HALF: tuple[Format, ...] = ("onnx_fp16", "tensorrt")
+SUFFIX: dict[Format, str] = {"onnx": "onnx", "onnx_fp16": "onnx", "pt2": "pt2", "tensorrt": "plan"}
+TIMING_CACHE = "timing.cache"
 
 
 def export(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
-    """Write `export/<tier>.onnx` and `exported.json`; adopted tiers stay as they are.
+    """Write `export/<tier>.<format's suffix>` and `exported.json`; adopted tiers stay as they are.
+
+    All of it or, if one tier fails, nothing.
 
     Raises:
         UsageError: a model does not export.
-        CheckFailed: a graph answers differently from its source.
+        CheckFailed: an exported model answers differently from its source.
+        EnvironmentLacks: a format needs a GPU or a package that is not here.
     """
     cascade = work.cascade
     calibration = work.load(CALIBRATION_FILE, Calibration, "calibrate")
@@ -39,71 +53,87 @@ def export(work: Workspace, made_from: dict[str, str], report: Reporter) -> None
         raise UsageError(
             "serving.probabilities: models that label tokens return labels alone", "set it to false"
         )
-    rows = load_rows(cascade, "validation")
-    step = max(1, len(rows) // PARITY_ROWS)
-    sample = rows.take(slice(None, None, step))
-    exported = []
     tiers = [tier for tier in cascade.tiers if tier.source.triton is None]
-    with report.task("  exporting to ONNX and comparing with the sources") as advance:
-        for done, tier in enumerate(tiers):
-            exported.append(_export_tier(work, tier, calibration, sample))
-            advance(done + 1, len(tiers))
-    packages = ("torch", "onnx", "onnxruntime", "onnxscript")
-    with readable_disk_errors(work.build):
-        work.save(
-            EXPORTED_FILE,
-            Exported(
-                cascade=cascade.name,
-                made_from=made_from,
-                tiers=tuple(exported),
-                environment={
-                    "python": platform.python_version(),
-                    **{name: version(name) for name in packages},
-                },
-            ),
+    if any(tier.format == "tensorrt" for tier in tiers):
+        require_tensorrt()  # before the others are exported
+    rows = load_rows(cascade, "validation")
+    exported = []
+    with readable_disk_errors(work.build), staged(work) as folder:
+        with report.task("  exporting, and comparing with the sources") as advance:
+            for done, tier in enumerate(tiers):
+                exported.append(_export_tier(work, tier, calibration, rows, folder))
+                advance(done + 1, len(tiers))
+        packages = ("torch", "onnx", "onnxruntime", "onnxscript")
+        made = Exported(
+            cascade=cascade.name,
+            made_from=made_from,
+            tiers=tuple(exported),
+            environment={
+                "python": platform.python_version(),
+                **{name: version(name) for name in packages},
+            },
         )
+        put_in_place(work, folder, made)
 
 
-def _export_tier(work: Workspace, tier: Tier, calibration: Calibration, sample: Rows) -> ExportedTier:
+def _export_tier(
+    work: Workspace, tier: Tier, calibration: Calibration, rows: Rows, folder: Path
+) -> ExportedTier:
+    serving = work.cascade.serving
     source = load_source(work.cascade, tier)
-    head = calibration.tier(tier.name)
-    served = ServedOutputs(head, calibration.mask, work.cascade.serving.probabilities)
-    graph = source.export(served, calibration.inputs)
-    mismatches, error = _compare(graph, source, served, sample)
-    if mismatches or error > CONFIDENCE_TOLERANCE:
-        raise CheckFailed(
-            f"tier {tier.name}: the exported graph differs from its source: {mismatches} of "
-            f"{len(sample)} labels, confidence by up to {error:.2e}",
-            "look for operators that behave differently in ONNX, such as data-dependent branches",
-        )
-    file = f"export/{tier.name}.onnx"
-    with readable_disk_errors(work.path(file)):
-        write_atomically(work.path(file), graph)
+    served = ServedOutputs(calibration.tier(tier.name), calibration.mask, serving.probabilities)
+    path = folder / f"{tier.name}.{SUFFIX[tier.format]}"
+    beside = _write(work, tier, source, served, calibration, path)
+    session = open_exported(path, tier.format)
+    half = None
+    if tier.format in IN_HALF:
+        judged, target = labelled_rows(work, calibration, rows)
+        answers = ask_both(session, source, served, judged, serving.max_batch_size)
+        half = half_precision(tier.name, answers, target)
+    else:
+        judged = rows.take(slice(None, None, max(1, len(rows) // PARITY_ROWS)))
+        answers = ask_both(session, source, served, judged, len(judged))
+        require_parity(tier.name, answers)
+    main = recorded(path)
     return ExportedTier(
         tier=tier.name,
-        format="onnx",
-        file=file,
-        sha256=digest_bytes(graph),
+        format=tier.format,
+        file=main.file,
+        sha256=main.sha256,
+        beside=tuple(recorded(other) for other in beside),
         parameters=source.parameters,
-        parity_rows=len(sample),
-        parity_label_mismatches=mismatches,
-        parity_confidence_error=error,
+        parity_rows=len(judged),
+        parity_label_mismatches=answers.mismatches,
+        parity_confidence_error=answers.error,
+        half=half,
     )
 
 
-def _compare(graph: bytes, source: Source, served: ServedOutputs, sample: Rows) -> tuple[int, float]:
-    """Label mismatches (ties apart) and the largest difference of the confidences."""
-    import onnxruntime
-
-    head = served.head
-    with blame_user_code(f"tiers.{head.tier}: running the exported graph"):
-        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-        label, confidence = session.run(["LABEL", "CONFIDENCE"], sample.inputs)
-    mask = None if served.mask is None else sample.inputs[served.mask] != 0
-    wanted = apply_head(source.logits(sample.inputs), head.temperature, head.signal, head.curve, mask)
-    top = np.sort(wanted.probabilities, axis=-1)
-    clear = np.ones(wanted.label.shape, bool)
-    if top.shape[-1] > 1:
-        clear = top[..., -1] - top[..., -2] > TIE
-    mismatches = int(((label.reshape(wanted.label.shape) != wanted.label) & clear).sum())
-    return mismatches, float(np.abs(confidence.ravel() - wanted.confidence).max())
+def _write(
+    work: Workspace,
+    tier: Tier,
+    source: ExportableSource,
+    served: ServedOutputs,
+    calibration: Calibration,
+    path: Path,
+) -> tuple[Path, ...]:
+    """Write a tier in its format; the files beside."""
+    field = f"tiers.{tier.name}.source"
+    if tier.format == "pt2":
+        write_pt2(source.export_program(served, calibration.inputs), path)
+        return ()
+    if tier.format == "onnx":
+        return write_onnx(source.export(served, calibration.inputs), path)
+    tokens = () if calibration.tokens is None else (calibration.tokens,)
+    dims = (*tokens, calibration.classes)
+    graph = export_half(source, dims, served, calibration.inputs, field)
+    if tier.format == "onnx_fp16":
+        return write_onnx(graph, path)
+    onnx_path = path.with_suffix(".onnx")
+    write_onnx(graph, onnx_path)
+    cache = work.path(FOLDER) / TIMING_CACHE
+    most = work.cascade.serving.max_batch_size
+    record = build_plan(onnx_path, path, calibration.inputs, most, cache, field)
+    record_path = path.with_name(f"{tier.name}.plan.json")
+    record_path.write_text(record.model_dump_json(indent=1) + "\n")
+    return (record_path,)

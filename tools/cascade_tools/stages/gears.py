@@ -145,7 +145,7 @@ def _ladder_tier(
     return LadderTier(
         tier=name,
         model=cascade.model_name(name),
-        sha256=exported.tier(name).sha256 if adopted is None else adopted.sha256,
+        sha256=exported.tier(name).digest if adopted is None else adopted.sha256,
         p50_ms=first.latency_p50_ms,
         p99_ms=first.latency_p99_ms + hop_ms,
         further_row_ms=max(0.0, further),

@@ -30,6 +30,7 @@ from cascade_tools.stages.build_repo import build_repo, repository_root
 from cascade_tools.stages.calibrate import CALIBRATION_FILE, SCORES_FILE, calibrate
 from cascade_tools.stages.digests import source_digests
 from cascade_tools.stages.export import EXPORTED_FILE, export
+from cascade_tools.stages.exported_files import changed_file
 from cascade_tools.stages.gears import GEARS_FILE, gears
 from cascade_tools.stages.place import PLACEMENT_FILE, place
 from cascade_tools.stages.profile import PROFILE_FILE, profile
@@ -86,9 +87,7 @@ class Stage:
             artifact = work.load(self.files[0], self.kind, self.name)
         except ArtifactError:  # corrupt, or written by another version of the tool
             return "stale"
-        if isinstance(artifact, Exported) and any(
-            digest_file(work.path(tier.file)) != tier.sha256 for tier in artifact.tiers
-        ):
+        if isinstance(artifact, Exported) and any(changed_file(work, tier) for tier in artifact.tiers):
             return "missing"
         return "fresh" if artifact.made_from == self.made_from(work) else "stale"
 

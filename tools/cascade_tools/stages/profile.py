@@ -27,6 +27,7 @@ from cascade_tools.artifacts import AdoptedTier, Calibration, Exported, Hop, Ori
 from cascade_tools.errors import EnvironmentLacks, UsageError
 from cascade_tools.machine.facts import machine
 from cascade_tools.machine.meters import EnergyMeter, find_meter
+from cascade_tools.models.served import open_exported
 from cascade_tools.models.usercode import Rows, load_rows
 from cascade_tools.runtime import adopted as runtime_adopted
 from cascade_tools.serving.adopted import AdoptedModels, adopted_models
@@ -35,8 +36,9 @@ from cascade_tools.serving.triton_wheel import find_triton
 from cascade_tools.spec import DeviceGroup, load_devices
 from cascade_tools.stages.calibrate import CALIBRATION_FILE
 from cascade_tools.stages.export import EXPORTED_FILE
+from cascade_tools.stages.exported_files import changed_file
 from cascade_tools.stages.progress import Reporter
-from cascade_tools.store import Workspace, digest_file, readable_disk_errors
+from cascade_tools.store import Workspace, readable_disk_errors
 
 PROFILE_FILE = "profile.json"
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -79,20 +81,22 @@ def profile(work: Workspace, made_from: dict[str, str], report: Reporter) -> Non
     with report.task(f"  {len(exported.tiers)} exported tiers x {len(batches)} batch sizes") as advance:
         for tier in exported.tiers:
             path = work.path(tier.file)
-            if digest_file(path) != tier.sha256:
+            changed = changed_file(work, tier)
+            if changed is not None:
                 raise UsageError(
-                    f"{path}: missing or not the file that was exported",
+                    f"{changed}: missing or not the file that was exported",
                     f"run `{work.command('export')}`",
                 )
             before = psutil.Process().memory_info().rss
-            session = _open(path)
+            session = open_exported(path, tier.format, THREADS)
             _run(session, rows, batches[-1], WARM_UP_RUNS, np.random.default_rng(SEED))
             memory_mib = max(
-                (psutil.Process().memory_info().rss - before) / 2**20, path.stat().st_size / 2**20
+                (psutil.Process().memory_info().rss - before) / 2**20,
+                sum(work.path(entry.file).stat().st_size for entry in tier.files) / 2**20,
             )
             for batch in batches:
                 runs = _measure(session, rows, batch, meter, idle_watts)
-                points.append(_point(tier.tier, batch, runs, memory_mib, device))
+                points.append(_point(tier.tier, batch, runs, memory_mib, device, tier.format))
                 advance(len(points), len(exported.tiers) * len(batches))
     if calibration.adopted:
         points += _adopted(work, calibration, rows, batches, device, report)
@@ -194,15 +198,6 @@ def _cpu_of(work: Workspace) -> DeviceGroup:
             "the kind that this profiler measures"
         )
     return groups[0]
-
-
-def _open(path: Any) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
-    options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _idle_watts(meter: EnergyMeter | None) -> float:
