@@ -24,8 +24,7 @@ def chain(
 
 
 def stages_of(cut: Chain, taken: tuple[CutPoint, ...]) -> list[range]:
-    edges = [0, *(point.position for point in taken), len(cut.time_ms)]
-    return [range(start, end) for start, end in pairwise(edges)]
+    return [range(start, end) for start, end in pairwise(cut.edges(taken))]
 
 
 def weights_of(cut: Chain, nodes: range) -> int:
@@ -98,7 +97,7 @@ def test_the_smallest_count_that_fits_is_told(cut: Chain, stages: int, cap: int)
 
 @given(chains())
 def test_a_weight_counts_once_in_a_stage(cut: Chain) -> None:
-    edges = [0, *(point.position for point in cut.cuts), len(cut.time_ms)]
+    edges = cut.edges(cut.cuts)
     held = held_bytes(cut, edges)
     for i, j in combinations(range(len(edges)), 2):
         assert held[i, j] == weights_of(cut, range(edges[i], edges[j]))
@@ -119,6 +118,10 @@ def test_slack_buys_fewer_bytes() -> None:
     assert partition(cut, 2) == (CutPoint(5, 100),)
     assert partition(cut, 2, slack=0.1) == (CutPoint(5, 100),)
     assert partition(cut, 2, slack=0.2) == (CutPoint(6, 1),)
+
+
+def test_the_times_of_stages_are_those_of_their_nodes() -> None:
+    assert chain([1, 2, 3, 4]).stage_times([CutPoint(1, 1), CutPoint(3, 1)]) == (1, 5, 4)
 
 
 def test_one_stage_needs_no_cut() -> None:

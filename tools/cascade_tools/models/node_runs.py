@@ -94,7 +94,10 @@ def run_nodes(graph: Path, small: Sequence[Inputs], timed: Sequence[Inputs]) -> 
     # A node of an inner graph runs several times, or not at all.
     whole = {name: sorted(found, key=_start) for name, found in seen.items() if len(found) == runs}
     return NodeRuns(
-        {name: median(event["dur"] for event in found[-len(timed) + 1 :]) / 1000.0 for name, found in whole.items()},
+        {
+            name: median(event["dur"] for event in found[-len(timed) + 1 :]) / 1000.0
+            for name, found in whole.items()
+        },
         {
             name: _made([event["args"]["output_type_shape"] for event in found[: len(small)]], rows)
             for name, found in whole.items()

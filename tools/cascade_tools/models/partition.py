@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from cascade_tools.artifacts import InputSpec
 from cascade_tools.errors import UsageError
 from cascade_tools.models.node_runs import MadeTensor, NodeRuns
+from cascade_tools.models.write_onnx import LIMIT_BYTES
 from cascade_tools.planning.partition import Chain, CutPoint
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 MOST_CROSSING = 3
 LIGHT_ELEMENTS = 1024  # a larger float initializer is a weight
-LARGEST_FILE = 2**31 - 2**26  # protobuf ends at 2 GiB; beyond it weights stand beside the graph
 PASSED_ON = "HIDDEN_"
 # Triton's names of what may be an input or an output; it has no numpy type for BF16.
 DATATYPES = {
@@ -45,12 +45,14 @@ DATATYPES = {
     "BOOL": "BOOL",
 }
 # Cheap to run again: arithmetic on masks and positions, and everything about shapes.
-LIGHT = frozenset(
-    "Abs Add And Cast CastLike Ceil Clip Concat ConstantOfShape CumSum Div Equal Expand Flatten Floor Gather "
-    "GatherElements GatherND Greater GreaterOrEqual Identity Less LessOrEqual Max Min Mod Mul Neg Not Or Pow "
-    "Range ReduceMax ReduceMin ReduceProd ReduceSum Reshape ScatterND Shape Sign Size Slice Split Sqrt Squeeze "
-    "Sub Tile Transpose Trilu Unsqueeze Where Xor".split()
-)
+_LIGHT = """
+    Abs Add Ceil Clip CumSum Div Floor Max Min Mod Mul Neg Pow Sign Sqrt Sub
+    ReduceMax ReduceMin ReduceProd ReduceSum
+    And Equal Greater GreaterOrEqual Less LessOrEqual Not Or Where Xor
+    Cast CastLike Concat ConstantOfShape Expand Flatten Gather GatherElements GatherND Identity Range Reshape
+    ScatterND Shape Size Slice Split Squeeze Tile Transpose Trilu Unsqueeze
+"""
+LIGHT = frozenset(_LIGHT.split())
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,21 @@ class CuttableGraph:
                 self._light.add(node)
         self.nodes = tuple(node for node in self.model.graph if node not in self._light)
         self._place = {node: place for place, node in enumerate(self.nodes)}
+        self._tensor: dict[ir.Value, MadeTensor] = {}
+
+    @property
+    def weights_bytes(self) -> int:
+        """Of all initializers."""
+        return _weights_bytes(self.model.graph)
 
     def _is_light(self, node: ir.Node) -> bool:
         """Made of the graph's inputs with little work, or of weights alone."""
         made = [value for value in _read(node) if value.producer() is not None]
         if any(value.producer() not in self._light for value in made):
             return False
-        from_inputs = made or any(value.is_graph_input() and not value.is_initializer() for value in _read(node))
+        from_inputs = made or any(
+            value.is_graph_input() and not value.is_initializer() for value in _read(node)
+        )
         if not from_inputs:
             return "Random" not in node.op_type and node.op_type not in ("Bernoulli", "Multinomial")
         return _is_cheap(node)
@@ -125,15 +135,19 @@ class CuttableGraph:
         Args:
             made: by name of a node, what its outputs were found to be.
         """
-        passing = _Passing(self, {value: tensor for value, tensor in self._tensors(made)})
+        passing = _Passing(self._light, {value: tensor for value, tensor in self._tensors(made)})
         last_read = self._last_reads()
+        # A stage without weights is none: no cut before the first of them, nor behind the last.
+        working = [
+            place for place, node in enumerate(self.nodes) if any(_is_weight(v) for v in self._held(node))
+        ]
         found: list[Cut] = []
         live: dict[ir.Value, int] = {}
-        for place, node in enumerate(self.nodes[:-1], start=1):
-            live |= {value: last_read[value] for value in node.outputs if last_read.get(value, 0) >= place}
+        for place, node in enumerate(self.nodes, start=1):
+            live |= {value: last_read[value] for value in node.outputs if value in last_read}
             live = {value: last for value, last in live.items() if last >= place}
-            crossing = passing.across(live)
-            if crossing is not None and 0 < len(crossing) <= MOST_CROSSING:
+            crossing = passing.across(live) if working and working[0] < place <= working[-1] else None
+            if crossing and len(crossing) <= MOST_CROSSING:
                 ordered = sorted(crossing, key=self._made_at)
                 count = sum(passing.bytes_of(value) for value in ordered)
                 found.append(Cut(CutPoint(place, count), tuple(ordered)))
@@ -142,7 +156,10 @@ class CuttableGraph:
 
     def _tensors(self, made: Mapping[str, Sequence[MadeTensor]]) -> Iterable[tuple[ir.Value, MadeTensor]]:
         for node in self.nodes:
-            for value, tensor in zip(node.outputs, made.get(node.name or "", ()), strict=False):
+            tensors = made.get(node.name or "", ())
+            if len(tensors) != len(node.outputs):  # one that nobody wants may be missing
+                continue
+            for value, tensor in zip(node.outputs, tensors, strict=True):
                 # ONNX Runtime may have run an FP16 node in FP32; the graph says what the value is.
                 datatype = tensor.datatype if value.dtype is None else DATATYPES.get(value.dtype.name)
                 if datatype in DATATYPES.values() and tensor.dims:
@@ -168,15 +185,20 @@ class CuttableGraph:
         )
 
     def _weights(self, node: ir.Node) -> dict[str, int]:
-        """Bytes of the initializers that a node reads, directly or through light nodes."""
-        found: dict[str, int] = {}
-        left = [node]
+        """Bytes of the initializers that a node holds, by name."""
+        return {value.name or "": _bytes(value) for value in self._held(node)}
+
+    def _held(self, node: ir.Node) -> set[ir.Value]:
+        """The initializers that a node reads, directly or through light nodes."""
+        found: set[ir.Value] = set()
+        left, seen = [node], {node}
         while left:
             for value in _read(left.pop()):
                 producer = value.producer()
-                if value.is_initializer() and value.const_value is not None:
-                    found[value.name or ""] = value.const_value.nbytes
-                elif producer in self._light:
+                if value.is_initializer():
+                    found.add(value)
+                elif producer in self._light and producer not in seen:
+                    seen.add(producer)
                     left.append(producer)
         return found
 
@@ -209,7 +231,10 @@ class CuttableGraph:
 
     def _names(self, cuts: Sequence[Cut]) -> dict[ir.Value, str]:
         taken = {
-            value.name or "" for node in self.model.graph.all_nodes() for value in (*node.inputs, *node.outputs) if value
+            value.name or ""
+            for node in self.model.graph.all_nodes()
+            for value in (*node.inputs, *node.outputs)
+            if value
         } | {value.name or "" for value in self.model.graph.inputs}
         prefix = PASSED_ON
         while any(name.startswith(prefix) for name in taken):
@@ -222,7 +247,11 @@ class CuttableGraph:
         }
 
     def _extract(
-        self, before: Sequence[ir.Value], outputs: Sequence[ir.Value], names: Mapping[ir.Value, str], crossing: int
+        self,
+        before: Sequence[ir.Value],
+        outputs: Sequence[ir.Value],
+        names: Mapping[ir.Value, str],
+        crossing: int,
     ) -> StageGraph:
         import onnx_ir as ir
 
@@ -233,11 +262,12 @@ class CuttableGraph:
             if not value.uses() and not value.is_graph_output():
                 graph.inputs.remove(value)
                 continue
-            specs_in.append(self._inputs[source.name or ""] if source in own else self._label(value, source, names))
+            specs_in.append(
+                self._inputs[source.name or ""] if source in own else self._label(value, source, names)
+            )
         specs_out = [self._label(v, source, names) for v, source in zip(graph.outputs, outputs, strict=True)]
-        weights = [v.const_value.nbytes for v in graph.initializers.values() if v.const_value is not None]
         model = ir.Model(graph, ir_version=self.model.ir_version, functions=self.model.functions.values())
-        return StageGraph(model, tuple(specs_in), tuple(specs_out), crossing, sum(weights))
+        return StageGraph(model, tuple(specs_in), tuple(specs_out), crossing, _weights_bytes(graph))
 
     def _label(self, value: ir.Value, source: ir.Value, names: Mapping[ir.Value, str]) -> InputSpec:
         """Give a stage's input or output its name and shape."""
@@ -255,9 +285,9 @@ class CuttableGraph:
 class _Passing:
     """What goes across a cut in the place of a value that is read behind it."""
 
-    def __init__(self, graph: CuttableGraph, tensors: dict[ir.Value, MadeTensor]) -> None:
+    def __init__(self, light: set[ir.Node], tensors: dict[ir.Value, MadeTensor]) -> None:
         self.tensors = tensors
-        self._light = graph._light
+        self._light = light
         self._known: dict[ir.Value, frozenset[ir.Value] | None] = {}
 
     def bytes_of(self, value: ir.Value) -> int:
@@ -289,6 +319,19 @@ class _Passing:
         return self.across(_read(producer)) if _is_cheap(producer) else None
 
 
+def _bytes(initializer: ir.Value) -> int:
+    return 0 if initializer.const_value is None else initializer.const_value.nbytes
+
+
+def _weights_bytes(graph: ir.Graph) -> int:
+    return sum(_bytes(value) for value in graph.initializers.values())
+
+
+def _is_weight(initializer: ir.Value) -> bool:
+    """No bias, no scalar, no shape: those have one dimension at most."""
+    return initializer.const_value is not None and len(initializer.const_value.shape) > 1
+
+
 def _read(node: ir.Node) -> list[ir.Value]:
     """The values of the main graph that a node reads, those that its inner graphs read included."""
     import onnx_ir as ir
@@ -311,13 +354,18 @@ def _is_cheap(node: ir.Node) -> bool:
     return not any(t is not None and t.dtype.is_floating_point() and t.size > LIGHT_ELEMENTS for t in tensors)
 
 
-def save_stage(stage: StageGraph, path: Path) -> tuple[Path, ...]:
-    """Write a stage; return its files, the graph first, weights beside it where the file would be too large."""
+def save_graph(
+    model: ir.Model, weights_bytes: int, path: Path, limit_bytes: int = LIMIT_BYTES
+) -> tuple[Path, ...]:
+    """Write a graph; return the further files that it refers to, as `write_onnx` does.
+
+    Weights that stand beside the graph that was cut are read while they are written, not before.
+    """
     import onnx_ir as ir
 
-    if stage.weights_bytes > LARGEST_FILE:
-        beside = path.with_name(f"{path.name}.data")
-        ir.save(stage.model, path, external_data=beside.name, size_threshold_bytes=LIGHT_ELEMENTS)
-        return path, beside
-    ir.save(ir.external_data.load_to_model(stage.model), path)
-    return (path,)
+    if weights_bytes < limit_bytes:
+        ir.save(ir.external_data.load_to_model(model), path)
+        return ()
+    beside = path.with_suffix(".weights")
+    ir.save(model, path, external_data=beside.name, size_threshold_bytes=LIGHT_ELEMENTS)
+    return (beside,)

@@ -56,6 +56,14 @@ class Chain:
     weights: Sequence[Mapping[str, int]]
     cuts: Sequence[CutPoint]
 
+    def edges(self, cuts: Sequence[CutPoint]) -> list[int]:
+        """Where the stages between these cuts begin, and where the last one ends."""
+        return [0, *(cut.position for cut in cuts), len(self.time_ms)]
+
+    def stage_times(self, cuts: Sequence[CutPoint]) -> tuple[float, ...]:
+        """Of each stage between these cuts, in ms."""
+        return tuple(sum(self.time_ms[start:end]) for start, end in pairwise(self.edges(cuts)))
+
 
 def partition(
     chain: Chain, stages: int, *, cap_bytes: int | None = None, slack: float = 0.0
@@ -74,7 +82,7 @@ def partition(
     """
     if stages > len(chain.cuts) + 1:
         raise _too_few_cuts(chain, stages)
-    edges = [0, *(cut.position for cut in chain.cuts), len(chain.time_ms)]
+    edges = chain.edges(chain.cuts)
     since_start = np.concatenate([[0.0], np.cumsum(np.asarray(chain.time_ms, np.float64))])[edges]
     time_ms = since_start[None, :] - since_start[:, None]
     fits = np.triu(np.ones((len(edges), len(edges)), np.bool_), 1)

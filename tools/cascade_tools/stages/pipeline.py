@@ -115,6 +115,12 @@ def _machine_and_devices(cascade: Cascade) -> dict[str, str]:
     return {"machine": digest_value(*plain), **_devices(cascade), **_sections("serving")(cascade)}
 
 
+def _sources_and_caps(cascade: Cascade) -> dict[str, str]:
+    """Only stages have to fit into something."""
+    caps = _devices(cascade) if any(tier.stages > 1 for tier in cascade.tiers) else {}
+    return {**_with_sources("serving")(cascade), **caps}
+
+
 STAGES = (
     Stage(
         "calibrate",
@@ -124,7 +130,7 @@ STAGES = (
         _with_sources("calibration"),
         calibrate,
     ),
-    Stage("export", Exported, (EXPORTED_FILE,), (CALIBRATION_FILE,), _with_sources("serving"), export),
+    Stage("export", Exported, (EXPORTED_FILE,), (CALIBRATION_FILE,), _sources_and_caps, export),
     Stage(
         "profile", Profile, (PROFILE_FILE,), (CALIBRATION_FILE, EXPORTED_FILE), _machine_and_devices, profile
     ),
