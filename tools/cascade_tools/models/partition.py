@@ -134,6 +134,9 @@ class CuttableGraph:
 
         Args:
             made: by name of a node, what its outputs were found to be.
+
+        Raises:
+            UsageError: an output of the graph does not have the batch as its first dimension.
         """
         passing = _Passing(self._light, {value: tensor for value, tensor in self._tensors(made)})
         last_read = self._last_reads()
@@ -151,6 +154,9 @@ class CuttableGraph:
                 ordered = sorted(crossing, key=self._made_at)
                 count = sum(passing.bytes_of(value) for value in ordered)
                 found.append(Cut(CutPoint(place, count), tuple(ordered)))
+        strange = [value.name for value in self.model.graph.outputs if value not in passing.tensors]
+        if strange:
+            raise UsageError(f"{self.name}: the graph's output {strange[0]} is not [rows, ...] when it runs")
         self._tensor = passing.tensors
         return tuple(found)
 

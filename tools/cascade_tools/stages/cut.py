@@ -23,7 +23,7 @@ from cascade_tools.errors import CheckFailed, UsageError
 from cascade_tools.models.node_runs import run_nodes
 from cascade_tools.models.partition import MOST_CROSSING, Cut, CuttableGraph, StageGraph, save_graph
 from cascade_tools.models.source import Inputs
-from cascade_tools.models.staged import Stages
+from cascade_tools.models.staged import AT_ONCE, Stages
 from cascade_tools.models.usercode import Rows
 from cascade_tools.planning.partition import MIB, Chain, CutPoint, partition
 from cascade_tools.spec import Format, Tier, load_devices
@@ -235,7 +235,7 @@ def _require_equal(
     Raises:
         CheckFailed: the stages are not the whole.
     """
-    wanted, found = whole.answers(rows), staged.answers(rows)
+    wanted, found = whole.answers(rows, AT_ONCE), staged.answers(rows)
     mismatches = int((wanted["LABEL"] != found["LABEL"]).sum())
     error = float(np.abs(wanted["CONFIDENCE"] - found["CONFIDENCE"]).max())
     if mismatches or not error <= tolerance:
