@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -261,7 +262,7 @@ def weights(name: str, *shape: int) -> TensorProto:
     return numpy_helper.from_array(values, name)
 
 
-def node(kind: str, inputs: str, output: str, **attributes: object) -> onnx.NodeProto:
+def node(kind: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(kind, inputs.split(), [output], **attributes)
 
 

@@ -19,14 +19,14 @@ from cascade_tools.spec import load_cascade
 from cascade_tools.stages.build_repo import build_repo
 from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.gears import GEARS_FILE
-from cascade_tools.stages.pipeline import run_stage, status
+from cascade_tools.stages.pipeline import STAGES, run_stage
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.store import Workspace
 
 from .helpers import INPUT, Client, alone, plan_path, stubs, to_bytes, wait_until, with_policies
 
 STAGED = "kernel"
-STAGES = ("small_kernel_s1of2", "small_kernel_s2of2")
+MODELS = ("small_kernel_s1of2", "small_kernel_s2of2")
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ def test_a_tier_in_stages_answers_as_it_did_whole(
 ) -> None:
     exported = work.load(EXPORTED_FILE, Exported, "export")
     assert [tier.tier for tier in exported.tiers if tier.partition] == [STAGED]
-    assert status(work, "embedded", report)["export"] == "fresh"
+    assert next(stage for stage in STAGES if stage.name == "export").state(work) == "fresh"
     repository = build_repo(work, "embedded", check=False, report=report)
-    assert set(STAGES) < set(models_of(repository, read_manifest(repository)))
+    assert set(MODELS) < set(models_of(repository, read_manifest(repository)))
     assert not list((repository / "small_kernel").rglob("*.onnx"))
     plan = with_policies(work.load(GEARS_FILE, GearPlan, "gears"), (alone(STAGED), None))
     plan_path(repository).write_bytes(to_bytes(plan))
@@ -67,10 +67,10 @@ def test_a_tier_in_stages_answers_as_it_did_whole(
         assert "asked through the server" not in server.log.read_text()
 
         # A stage that dies is revived like any model, and the ensemble works again.
-        (stub,) = stubs(server, STAGES[1])
+        (stub,) = stubs(server, MODELS[1])
         os.kill(stub.pid, signal.SIGKILL)
         wait_until(
-            lambda: bool(stubs(server, STAGES[1])) and answers(client, pixels[:1]), "the stage is revived"
+            lambda: bool(stubs(server, MODELS[1])) and answers(client, pixels[:1]), "the stage is revived"
         )
 
 

@@ -114,7 +114,7 @@ def _made(outputs: list[list[dict[str, list[int]]]], rows: list[int]) -> tuple[M
     found = []
     for shapes in zip(*outputs, strict=True):
         kind = next(iter(shapes[0]), "")
-        sizes = [next(iter(shape.values()), []) for shape in shapes]
+        sizes: list[list[int]] = [next(iter(shape.values()), []) for shape in shapes]
         is_batch = [size[:1] for size in sizes] == [[count] for count in rows]
         same = len({tuple(size[1:]) for size in sizes}) == 1
         dims = tuple(sizes[0][1:]) if is_batch and same and all(sizes[0]) else ()

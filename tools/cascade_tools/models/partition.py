@@ -272,7 +272,7 @@ class CuttableGraph:
                 self._inputs[source.name or ""] if source in own else self._label(value, source, names)
             )
         specs_out = [self._label(v, source, names) for v, source in zip(graph.outputs, outputs, strict=True)]
-        model = ir.Model(graph, ir_version=self.model.ir_version, functions=self.model.functions.values())
+        model = ir.Model(graph, ir_version=self.model.ir_version, functions=[*self.model.functions.values()])
         return StageGraph(model, tuple(specs_in), tuple(specs_out), crossing, _weights_bytes(graph))
 
     def _label(self, value: ir.Value, source: ir.Value, names: Mapping[ir.Value, str]) -> InputSpec:
