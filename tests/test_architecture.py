@@ -46,6 +46,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 DISTRIBUTIONS = {
     "google": "protobuf",
+    "onnx_ir": "onnx-ir",
     "pynvml": "nvidia-ml-py",
     "pytriton": "nvidia-pytriton",
     "sklearn": "scikit-learn",

@@ -182,6 +182,53 @@ class HalfPrecision(_Value):
     ece_after: float | None
 
 
+class ExportedStage(_Value):
+    """One stage of a tier that was cut: a model that the next one goes on from.
+
+    Attributes:
+        number: from 1.
+        beside: what `file` refers to.
+        inputs: tensors without the batch dimension, `outputs` likewise.
+        weights_mib: of its initializers.
+        time_ms: median of one batch of `Partition.batch` rows in process, on one thread.
+        crossing_bytes: per row, of all that goes over the cut behind it; 0 for the last stage.
+    """
+
+    number: int = Field(ge=1)
+    file: str
+    sha256: str
+    beside: tuple[ExportedFile, ...] = ()
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[InputSpec, ...]
+    weights_mib: float = Field(ge=0.0)
+    time_ms: float = Field(gt=0.0)
+    crossing_bytes: int = Field(ge=0)
+
+    @property
+    def files(self) -> tuple[ExportedFile, ...]:
+        """All files, `file` first."""
+        return (ExportedFile(file=self.file, sha256=self.sha256), *self.beside)
+
+
+class Partition(_Value):
+    """How a tier was cut into stages, and what that was worth.
+
+    Attributes:
+        batch: rows of the timed batches.
+        whole_ms: median of one batch by the whole graph, as `ExportedStage.time_ms`.
+        balance: time of the slowest stage over the mean of all; 1 is even.
+        label_mismatches: of the stages against the whole graph, on the rows of the parity check.
+        confidence_error: the largest difference of the confidences.
+    """
+
+    stages: tuple[ExportedStage, ...] = Field(min_length=2)
+    batch: int = Field(ge=1)
+    whole_ms: float = Field(gt=0.0)
+    balance: float = Field(ge=1.0)
+    label_mismatches: int
+    confidence_error: float
+
+
 class ExportedTier(_Value):
     """One exported model: the user's, with its head.
 
@@ -191,6 +238,7 @@ class ExportedTier(_Value):
         parity_label_mismatches: of the file as it ran here: labels other than the source's, ties apart.
         parity_confidence_error: the largest difference of the confidences, likewise.
         half: of formats in half precision.
+        partition: of a tier that is served in stages.
     """
 
     tier: str
@@ -203,16 +251,19 @@ class ExportedTier(_Value):
     parity_label_mismatches: int
     parity_confidence_error: float
     half: HalfPrecision | None = None
+    partition: Partition | None = None
 
     @property
     def files(self) -> tuple[ExportedFile, ...]:
-        """All files, `file` first."""
-        return (ExportedFile(file=self.file, sha256=self.sha256), *self.beside)
+        """All files, `file` first, those of stages last."""
+        stages = self.partition.stages if self.partition else ()
+        own = ExportedFile(file=self.file, sha256=self.sha256)
+        return (own, *self.beside, *(entry for stage in stages for entry in stage.files))
 
     @property
     def digest(self) -> str:
         """Of all files: that of `file` where it is alone."""
-        if not self.beside:
+        if len(self.files) == 1:
             return self.sha256
         return hashlib.sha256("\n".join(entry.sha256 for entry in self.files).encode()).hexdigest()
 

@@ -192,6 +192,11 @@ class Tier(_Spec):
         return any(getattr(self.source, name) is not None for name in SOURCES)
 
 
+def stage_models(model: str, stages: int) -> tuple[str, ...]:
+    """The Triton models of a tier's stages; none where its model is whole."""
+    return tuple(f"{model}_s{k}of{stages}" for k in range(1, stages + 1)) if stages > 1 else ()
+
+
 class TritonModels(_Spec):
     """Where the models of `source: {triton: NAME}` are: exactly one of these.
 
@@ -461,7 +466,11 @@ class Cascade(_Spec):
 
     @model_validator(mode="after")
     def _adopted_models_have_a_place(self) -> Cascade:
-        rendered = {self.name, *(self.model_name(t.name) for t in self.tiers if t.source.triton is None)}
+        rendered = {self.name}
+        for tier in self.tiers:
+            if tier.source.triton is None:
+                model = self.model_name(tier.name)
+                rendered |= {model, *stage_models(model, tier.stages)}
         for tier in self.adopted:
             field = f"tiers.{tier.name}.source.triton"
             if self.triton is None:

@@ -12,7 +12,7 @@ from cascade_tools.cli.output import show_json, show_labels, show_line, show_tab
 from cascade_tools.store import Workspace
 
 if TYPE_CHECKING:
-    from cascade_tools.artifacts import Reliability
+    from cascade_tools.artifacts import Partition, Reliability
 
 Check = Annotated[bool, typer.Option("--check", help="Write nothing; fail if the repository differs.")]
 
@@ -170,8 +170,33 @@ def export(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False)
         show_line(f"  {line}")
     for tier in work.cascade.adopted:
         show_line(f"  {tier.name} is adopted: {tier.source.triton} stays as it is")
+    for entry in made.tiers:
+        if entry.partition is not None:
+            _show_stages(entry.tier, entry.partition)
     if as_json:
         show_json(made.model_dump(mode="json"))
+
+
+def _show_stages(tier: str, cut: Partition) -> None:
+    total_ms = sum(stage.time_ms for stage in cut.stages)
+    show_table(
+        f"Stages of {tier}, batches of {cut.batch} in process, one thread",
+        ["stage", "ms", "MiB of weights", "KiB per row that go on", "file"],
+        [
+            [
+                str(stage.number),
+                f"{stage.time_ms:.3f}",
+                f"{stage.weights_mib:.1f}",
+                f"{stage.crossing_bytes / 1024:.1f}",
+                stage.file,
+            ]
+            for stage in cut.stages
+        ],
+    )
+    show_line(
+        f"  balance {cut.balance:.3f} (slowest stage over the mean); together {total_ms:.3f} ms, the whole "
+        f"graph {cut.whole_ms:.3f} ms; confidence differs by up to {cut.confidence_error:.1e}"
+    )
 
 
 def place(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:

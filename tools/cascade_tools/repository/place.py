@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cascade_tools.errors import ArtifactError, CheckFailed
-from cascade_tools.repository.render import SERVERS, Target
+from cascade_tools.repository.render import SERVERS, VERSION, Target
 from cascade_tools.store import digest_bytes, digest_file, readable_disk_errors
 
 MANIFEST = "manifest.json"
@@ -97,6 +97,11 @@ def models_of(repository: Path, manifest: dict[str, Any]) -> list[str]:
             f"{repository / MANIFEST}: files: {found}", "run `cascade-tools build-repo` for this cascade"
         )
     return names
+
+
+def has_process(manifest: dict[str, Any], model: str) -> bool:
+    """A model of the Python backend runs in processes of its own; an ensemble in none."""
+    return f"{model}/{VERSION}/model.py" in manifest.get("files", {})
 
 
 def files_of_model(manifest: dict[str, Any], model: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,9 +12,9 @@ from typing import Any, Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cascade_tools import backends, resources, runtime
-from cascade_tools.artifacts import GearPlan, LadderTier, Placement
+from cascade_tools.artifacts import GearPlan, InputSpec, LadderTier, Partition, Placement
 from cascade_tools.errors import UsageError
-from cascade_tools.spec import Format
+from cascade_tools.spec import Format, stage_models
 
 Target = Literal["embedded", "ngc"]
 SERVERS: dict[Target, str] = {
@@ -24,6 +24,8 @@ SERVERS: dict[Target, str] = {
 VERSION = "1"
 Formats = Mapping[str, Format]  # by tier
 ALL_ONNX: Formats = MappingProxyType({})
+Partitions = Mapping[str, Partition]  # by tier
+ALL_WHOLE: Partitions = MappingProxyType({})
 MODEL_FILES: dict[Format, str] = {
     "onnx": "model.onnx",
     "onnx_fp16": "model.onnx",
@@ -66,7 +68,11 @@ class InstanceGroup:
 
 
 def render_configs(
-    plan: GearPlan, placement: Placement, target: Target, formats: Formats = ALL_ONNX
+    plan: GearPlan,
+    placement: Placement,
+    target: Target,
+    formats: Formats = ALL_ONNX,
+    partitions: Partitions = ALL_WHOLE,
 ) -> dict[str, str]:
     """All `config.pbtxt` by relative path; adopted models have theirs already.
 
@@ -75,6 +81,7 @@ def render_configs(
         placement: says where they run.
         target: the server.
         formats: of the tiers that are not ONNX in float32.
+        partitions: of the tiers that are served in stages; every stage has the tier's instances.
 
     Raises:
         UsageError: the target cannot serve a tier's format, or not on the device where it is placed.
@@ -97,16 +104,18 @@ def render_configs(
         )
     }
     for tier in rendered(plan):
-        files[f"{tier.model}/config.pbtxt"] = render_tier(
-            target,
-            formats.get(tier.tier, "onnx"),
-            instance_groups(placement, tier.tier),
-            name=tier.model,
-            tier=tier.tier,
-            outputs=answer,
-            nice=LONG_WORK_NICE if tier.p50_ms > plan.limits.inline_entry_ms else 0,
-            **common,
-        )
+        kind = formats.get(tier.tier, "onnx")
+        groups = instance_groups(placement, tier.tier)
+        for model in _models(tier, plan.inputs, answer, partitions.get(tier.tier)):
+            files[f"{model.name}/config.pbtxt"] = render_tier(
+                target,
+                kind,
+                groups,
+                name=model.name,
+                tier=tier.tier,
+                nice=LONG_WORK_NICE if tier.p50_ms > plan.limits.inline_entry_ms else 0,
+                **{**common, "inputs": model.inputs, "outputs": model.outputs, "steps": model.steps},
+            )
     return files
 
 
@@ -125,12 +134,38 @@ def render_tier(
         UsageError: the target cannot serve the format, or not on those devices.
     """
     return _render(
-        _template(tier, kind, target, groups),
+        "triton/ensemble.pbtxt.j2" if values.get("steps") else _template(tier, kind, target, groups),
         tier=tier,
         groups=groups,
         runs="torch" if kind == "pt2" else "ONNX Runtime",
         **values,
     )
+
+
+@dataclass(frozen=True)
+class _Model:
+    """One model of a tier; an ensemble has steps."""
+
+    name: str
+    inputs: Sequence[TensorSpec | InputSpec]
+    outputs: Sequence[TensorSpec | InputSpec]
+    steps: tuple[_Model, ...] = ()
+
+
+def _models(
+    tier: LadderTier,
+    inputs: Sequence[InputSpec],
+    outputs: Sequence[TensorSpec],
+    partition: Partition | None,
+) -> tuple[_Model, ...]:
+    """The tier's model; where it is cut, its stages, and the ensemble that chains them in its place."""
+    if partition is None:
+        return (_Model(tier.model, inputs, outputs),)
+    stages = tuple(
+        _Model(name, stage.inputs, stage.outputs)
+        for name, stage in zip(stage_models(tier.model, len(partition.stages)), partition.stages, strict=True)
+    )
+    return (_Model(tier.model, inputs, outputs, stages), *stages)
 
 
 def _template(tier: str, kind: Format, target: Target, groups: list[InstanceGroup]) -> str:
@@ -170,14 +205,24 @@ def instance_groups(placement: Placement, tier: str) -> list[InstanceGroup]:
     return [InstanceGroup(count, tuple(gpus)) for (_, count), gpus in sorted(groups.items())]
 
 
-def code_files(plan: GearPlan, target: Target, formats: Formats = ALL_ONNX) -> dict[str, Path]:
+def model_folders(tier: LadderTier, partitions: Partitions = ALL_WHOLE) -> tuple[str, ...]:
+    """Where the files of a tier's model belong: one folder, or one of each stage."""
+    partition = partitions.get(tier.tier)
+    names = (tier.model,) if partition is None else stage_models(tier.model, len(partition.stages))
+    return tuple(f"{name}/{VERSION}" for name in names)
+
+
+def code_files(
+    plan: GearPlan, target: Target, formats: Formats = ALL_ONNX, partitions: Partitions = ALL_WHOLE
+) -> dict[str, Path]:
     """Python files of the repository by relative path, copied byte for byte."""
     files = {f"{plan.cascade}/{VERSION}/{path.name}": path for path in sorted(_folder(runtime).glob("*.py"))}
     if target == "embedded":
         for info in rendered(plan):
             model, *others = TIER_CODE[formats.get(info.tier, "onnx")]
-            files[f"{info.model}/{VERSION}/model.py"] = _folder(backends) / model
-            files |= {f"{info.model}/{VERSION}/{name}": _folder(backends) / name for name in others}
+            for folder in model_folders(info, partitions):
+                files[f"{folder}/model.py"] = _folder(backends) / model
+                files |= {f"{folder}/{name}": _folder(backends) / name for name in others}
         # With it the router runs cheap tiers itself; see `runtime/local.py`.
         files[f"{plan.cascade}/{VERSION}/{ONNX_SESSION}"] = _folder(backends) / ONNX_SESSION
     return files

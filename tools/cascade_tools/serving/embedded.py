@@ -25,7 +25,7 @@ import psutil
 import tritonclient.http as triton_http
 
 from cascade_tools.errors import CascadeError, EnvironmentLacks, UsageError
-from cascade_tools.repository.place import models_of, refuse_other_target
+from cascade_tools.repository.place import has_process, models_of, refuse_other_target
 from cascade_tools.runtime.counts import counts_path
 from cascade_tools.runtime.shadow import SHADOW_VARIABLE
 from cascade_tools.serving.keeper import Keeper
@@ -184,7 +184,8 @@ def embedded_triton(
     try:
         with _running(models, ports, log, shadow) as server:
             if keep:
-                keeper = Keeper(server.process.pid, server.http_url, repository, manifest, own)
+                kept = [name for name in own if has_process(manifest, name)]
+                keeper = Keeper(server.process.pid, server.http_url, repository, manifest, kept)
                 keeper.start()
             try:
                 yield server

@@ -33,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_tools.artifacts import TimedBy
+from cascade_tools.errors import CascadeError
 from cascade_tools.planning.repetitions import COMPARED, spread, stable
 from cascade_tools.serving.closed_loop import Batch, closed_loop
 from cascade_tools.serving.compute_watch import ComputeWatch, Window

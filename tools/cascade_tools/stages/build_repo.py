@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cascade_tools.artifacts import Exported, GearPlan, Placement
+from cascade_tools.artifacts import (
+    Exported,
+    ExportedStage,
+    ExportedTier,
+    GearPlan,
+    LadderTier,
+    Placement,
+)
 from cascade_tools.errors import ArtifactError
 from cascade_tools.repository import place
 from cascade_tools.repository.render import (
@@ -13,10 +20,11 @@ from cascade_tools.repository.render import (
     VERSION,
     Target,
     code_files,
+    model_folders,
     render_configs,
     rendered,
 )
-from cascade_tools.repository.rules import check_config
+from cascade_tools.repository.rules import check_config, check_ensembles
 from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.exported_files import changed_file
 from cascade_tools.stages.gears import GEARS_FILE
@@ -25,6 +33,7 @@ from cascade_tools.stages.plans import check_plan
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.store import Workspace, readable_disk_errors, write_atomically
 
+NO_MODEL = ".keep"
 NGC_ROOT = Path("model_repository")
 
 
@@ -67,24 +76,42 @@ def _render(work: Workspace, target: Target) -> tuple[dict[str, place.Content], 
     placement = work.load(PLACEMENT_FILE, Placement, "place")
     exported = work.load(EXPORTED_FILE, Exported, "export")
     formats = {info.tier: exported.tier(info.tier).format for info in rendered(plan)}
-    configs = render_configs(plan, placement, target, formats)
+    found = {info.tier: exported.tier(info.tier).partition for info in rendered(plan)}
+    partitions = {tier: partition for tier, partition in found.items() if partition is not None}
+    configs = render_configs(plan, placement, target, formats, partitions)
     for name, text in configs.items():
         check_config(name, text, router=name.startswith(f"{plan.cascade}/"))
+    check_ensembles(configs)
     files: dict[str, place.Content] = {name: text.encode() for name, text in configs.items()}
-    files |= code_files(plan, target, formats)
+    files |= code_files(plan, target, formats, partitions)
     files[f"{plan.cascade}/{place.PLAN_FILE}"] = work.path(GEARS_FILE).read_bytes()
     for info in rendered(plan):
-        tier = exported.tier(info.tier)
-        changed = changed_file(work, tier)
-        if changed is not None:
-            raise ArtifactError(
-                f"{changed}: missing or not the file that was exported",
-                f"run `{work.command('export')}`",
-            )
-        if tier.format == "tensorrt":
-            check_plan(work, tier, placement)
-        folder = f"{info.model}/{VERSION}"
-        files[f"{folder}/{MODEL_FILES[tier.format]}"] = work.path(tier.file)
-        # The model names these, so they keep their names.
-        files |= {f"{folder}/{Path(other.file).name}": work.path(other.file) for other in tier.beside}
+        files |= _model_files(
+            work, info, exported.tier(info.tier), placement, model_folders(info, partitions)
+        )
     return files, configs
+
+
+def _model_files(
+    work: Workspace, info: LadderTier, tier: ExportedTier, placement: Placement, folders: tuple[str, ...]
+) -> dict[str, place.Content]:
+    """What export wrote of one tier: its model, or its stages."""
+    changed = changed_file(work, tier)
+    if changed is not None:
+        raise ArtifactError(
+            f"{changed}: missing or not the file that was exported",
+            f"run `{work.command('export')}`",
+        )
+    if tier.format == "tensorrt":
+        check_plan(work, tier, placement)
+    files: dict[str, place.Content] = {}
+    models: tuple[ExportedTier | ExportedStage, ...] = (tier,)
+    if tier.partition is not None:
+        models = tier.partition.stages
+        # Triton wants a version of every model, also of an ensemble, which has no files.
+        files[f"{info.model}/{VERSION}/{NO_MODEL}"] = b""
+    for folder, model in zip(folders, models, strict=True):
+        files[f"{folder}/{MODEL_FILES[tier.format]}"] = work.path(model.file)
+        # The model names these, so they keep their names.
+        files |= {f"{folder}/{Path(other.file).name}": work.path(other.file) for other in model.beside}
+    return files

@@ -20,6 +20,7 @@ from cascade_tools.models.usercode import Rows, load_rows
 from cascade_tools.models.write_onnx import write_onnx
 from cascade_tools.spec import Format, Tier
 from cascade_tools.stages.calibrate import CALIBRATION_FILE
+from cascade_tools.stages.cut import cut_into_stages
 from cascade_tools.stages.exported_files import EXPORTED_FILE, FOLDER, put_in_place, recorded, staged
 from cascade_tools.stages.precision import (
     ask_both,
@@ -97,7 +98,7 @@ def _export_tier(
     else:
         require_parity(tier.name, answers)
     main = recorded(path)
-    return ExportedTier(
+    made = ExportedTier(
         tier=tier.name,
         format=tier.format,
         file=main.file,
@@ -109,6 +110,7 @@ def _export_tier(
         parity_confidence_error=answers.error,
         half=half,
     )
+    return cut_into_stages(work, tier, made, calibration.inputs, rows, path)
 
 
 class _Written(NamedTuple):

@@ -131,6 +131,12 @@ def _machine_and_devices(cascade: Cascade) -> dict[str, str]:
     }
 
 
+def _sources_and_caps(cascade: Cascade) -> dict[str, str]:
+    """Only stages have to fit into something."""
+    caps = _devices(cascade) if any(tier.stages > 1 for tier in cascade.tiers) else {}
+    return {**_with_sources("serving")(cascade), **caps}
+
+
 STAGES = (
     Stage(
         "calibrate",
@@ -140,7 +146,7 @@ STAGES = (
         _with_sources("calibration"),
         calibrate,
     ),
-    Stage("export", Exported, (EXPORTED_FILE,), (CALIBRATION_FILE,), _with_sources("serving"), export),
+    Stage("export", Exported, (EXPORTED_FILE,), (CALIBRATION_FILE,), _sources_and_caps, export),
     Stage(
         "profile", Profile, (PROFILE_FILE,), (CALIBRATION_FILE, EXPORTED_FILE), _machine_and_devices, profile
     ),
