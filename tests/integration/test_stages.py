@@ -77,6 +77,6 @@ def test_a_tier_in_stages_answers_as_it_did_whole(
 def answers(client: Client, pixels: Any) -> bool:
     """The cascade answers without a fallback."""
     try:
-        return client.ask(pixels)["FLAGS"].tolist() == [0]
+        return bool(client.ask(pixels)["FLAGS"].tolist() == [0])
     except InferenceServerException:
         return False
