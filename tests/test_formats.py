@@ -25,7 +25,7 @@ from cascade_tools.models.to_tensorrt import Shapes, profile_shapes, require_ten
 from cascade_tools.models.weights import HEAVY_BYTES, lifted
 from cascade_tools.models.write_onnx import write_onnx
 from cascade_tools.runtime.head import Curve, apply_head
-from tests.helpers import Array
+from tests.helpers import Array, run_with_file_limit
 
 FEATURES, WIDTH, CLASSES, TOKENS = 3, 12000, 4, 5
 ROW = (InputSpec(name="X", datatype="FP32", dims=(FEATURES,)),)
@@ -124,6 +124,26 @@ def test_a_torch_program_labels_tokens_and_reads_whole_numbers(tmp_path: Path) -
     inputs = rows(20, tokens=True)
     found = session.run(None, dict(reversed(inputs.items())))
     assert_as_head(found, torch_logits(inputs), head, inputs["COUNTS"] != 0)
+
+
+def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(tmp_path: Path) -> None:
+    script = """
+        from pathlib import Path
+        import torch
+        from cascade_tools.artifacts import InputSpec
+        from cascade_tools.models.to_pt2 import to_pt2, write_pt2
+
+        class Double(torch.nn.Module):
+            def forward(self, *inputs):
+                return (2.0 * inputs[0],)
+
+        program = to_pt2(Double(), (InputSpec(name="X", datatype="FP32", dims=(3,)),), "small")
+        try:
+            write_pt2(program, Path(sys.argv[1]))
+        except OSError as error:
+            print(error.strerror)
+    """
+    assert run_with_file_limit(1000, script, str(tmp_path / "small.pt2")) == "File too large\n"
 
 
 def test_a_module_that_torch_cannot_export_is_named_with_its_line() -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from cascade_tools.artifacts import InputSpec
 from cascade_tools.models.head import OUTPUTS
@@ -55,9 +55,37 @@ def to_pt2(
 
 
 def write_pt2(program: TorchProgram, path: Path) -> None:
-    """Write a program with the names of its inputs and outputs to a new file."""
+    """Write a program with the names of its inputs and outputs to a new file.
+
+    Raises:
+        OSError: the disk is full or cannot be written.
+    """
     import torch
 
     names = {"inputs": program.inputs, "outputs": program.outputs}
-    with quiet():
-        torch.export.save(program.program, path, extra_files={NAMES: json.dumps(names)})
+    with path.open("wb") as file, quiet():
+        target = _Patient(file)
+        torch.export.save(program.program, cast(IO[bytes], target), extra_files={NAMES: json.dumps(names)})
+        if target.error is not None:
+            raise target.error
+
+
+class _Patient:
+    """A file that keeps an error for later: torch ends the whole process when a write fails."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        """Write, or remember why not."""
+        if self.error is None:
+            try:
+                self._file.write(content)
+                self._file.flush()
+            except OSError as error:
+                self.error = error
+        return len(content)
+
+    def flush(self) -> None:
+        """Nothing waits."""
