@@ -73,7 +73,7 @@ def test_logits_are_those_of_timm(tmp_path: Path) -> None:
     [
         ("resnet_18", (), "has no model 'resnet_18'"),
         (NAME, ("fc.weight",), "hold no classifier 'fc' of test_resnet"),
-        (NAME, ("layer1.0.conv1.weight",), "do not fit the module: missing layer1.0.conv1.weight"),
+        (NAME, ("layer1.0.conv1.weight",), 'do not fit the module: missing "layer1.0.conv1.weight"'),
     ],
 )
 def test_what_does_not_fit_is_refused(

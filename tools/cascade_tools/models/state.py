@@ -68,4 +68,5 @@ def load_state(module: torch.nn.Module, state: State, path: Path, field: str) ->
 
 def _names(what: str, names: list[str]) -> str:
     more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return f"{what} {', '.join(names[:SHOWN_NAMES])}{more}" if names else ""
+    shown = ", ".join(f'"{name}"' for name in names[:SHOWN_NAMES])
+    return f"{what} {shown}{more}" if names else ""
