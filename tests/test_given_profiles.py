@@ -208,10 +208,10 @@ def profiled(pair: Path) -> Outcome:
     return call("profile", pair, "--build-dir", pair.parent / "build", "--json")
 
 
-def test_points_above_the_largest_batch_are_left_out(pair: Path) -> None:
+def test_points_above_the_largest_batch_tell_what_lies_between(pair: Path) -> None:
     outcome = profiled(pair)
-    assert "1 points of larger batches than serving.max_batch_size (32) are left out" in outcome.err
-    assert [p["batch"] for p in outcome.content["points"]] == [1, 1]
+    assert sorted(p["batch"] for p in outcome.content["points"]) == [1, 1, 64]
+    assert "asking a tier counts as free" in outcome.err
 
 
 def test_a_tier_without_a_usable_point_is_named(pair: Path) -> None:

@@ -218,7 +218,7 @@ def test_a_torch_program_brings_the_code_that_runs_it() -> None:
 
 
 def test_a_torch_program_runs_where_it_is_placed() -> None:
-    where = placement([("tiny", 1, 1), ("giant", 0, 2), ("giant", 1, 3), ("giant", 2, 3)], gpus=2)
+    where = placement([("tiny", 0, 1), ("giant", 0, 2), ("giant", 1, 3), ("giant", 2, 3)], gpus=2)
     texts = render_configs(gear_plan(), where, "embedded", TORCH_GIANT)
     for name, text in texts.items():
         check_config(name, text, router=name == "digits/config.pbtxt")
@@ -228,7 +228,15 @@ def test_a_torch_program_runs_where_it_is_placed() -> None:
     assert giant.backend == "python"
     assert giant.parameters["intra_op_thread_count"].string_value == "1"
     tiny = parsed(texts["digits_tiny/config.pbtxt"])
-    assert [g.kind for g in tiny.instance_group] == [CPU], "ONNX Runtime there has the CPU alone"
+    assert [g.kind for g in tiny.instance_group] == [CPU]
+
+
+def test_onnx_on_a_gpu_needs_the_container() -> None:
+    where = placement([("tiny", 1, 1), ("giant", 0, 2)], gpus=2)
+    with pytest.raises(
+        UsageError, match=r"tiers\.tiny\.format: the embedded server runs onnx on the CPU alone"
+    ):
+        render_configs(gear_plan(), where, "embedded")
 
 
 def test_a_tensorrt_plan_has_its_backend_and_its_gpus() -> None:

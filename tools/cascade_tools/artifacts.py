@@ -7,7 +7,7 @@ name; `cascade-tools status` compares it with what is there now.
 from __future__ import annotations
 
 import hashlib
-from typing import Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -156,10 +156,13 @@ class Calibration(Artifact):
         return next((tier for tier in self.adopted if tier.tier == name), None)
 
 
+ExportPath = Annotated[str, Field(pattern=r"^export/[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
 class ExportedFile(_Value):
     """One written file, relative to the cascade's build folder."""
 
-    file: str
+    file: ExportPath
     sha256: str
 
 
@@ -195,7 +198,7 @@ class ExportedStage(_Value):
     """
 
     number: int = Field(ge=1)
-    file: str
+    file: ExportPath
     sha256: str
     beside: tuple[ExportedFile, ...] = ()
     inputs: tuple[InputSpec, ...]
@@ -243,7 +246,7 @@ class ExportedTier(_Value):
 
     tier: str
     format: Format
-    file: str
+    file: ExportPath
     sha256: str
     beside: tuple[ExportedFile, ...] = ()
     parameters: int
@@ -424,7 +427,8 @@ class Profile(Artifact):
         alone = self.at(tier, 1)
         if alone.format in LOCAL_FORMATS and alone.latency_p50_ms <= INLINE_ENTRY_MS:
             return AskCost(self.hop.step_ms, self.hop.step_ms)
-        return AskCost(self.hop.latency_ms, self.hop.cpu_ms)
+        # What the server adds to this tier's row, where that is more than a call that does nothing.
+        return AskCost(max(self.hop.latency_ms, alone.overhead_ms or 0.0), self.hop.cpu_ms)
 
     def at(self, tier: str, batch: int, device: str | None = None) -> ProfilePoint:
         """The point of the largest profiled batch that is not above `batch`."""

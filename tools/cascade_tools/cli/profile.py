@@ -74,6 +74,8 @@ def profile(
 ) -> None:
     """Measure latency, throughput, memory, utilization and energy of every tier on this machine."""
     _check_options(paths, diff, merge, imported, device, out, fail_above)
+    for option, value in (("--through", through), ("--batches", batches), ("--instances", instances)):
+        _check_stray(value is not None and (diff or merge or imported is not None), option, "measuring")
     if diff:
         _diff(paths, fail_above, build_dir, as_json)
     elif merge:
@@ -162,6 +164,8 @@ def _diff(paths: Sequence[Path], fail_above: float | None, build_dir: Path, as_j
     _show_diff(found, paths)
     if as_json:
         show_json(_diff_json(found, paths))
+    if fail_above is not None and not found.points:
+        raise CheckFailed("the two profiles have no point in common: nothing was compared")
     if fail_above is not None and found.largest_percent > fail_above:
         worst = max(found.points, key=lambda point: point.largest_percent)
         raise CheckFailed(

@@ -19,7 +19,7 @@ def show_fits(profile: Profile) -> dict[str, dict[str, dict[str, float]]]:
 
     found = {}
     for tier in dict.fromkeys(point.tier for point in profile.points):
-        points = profile.points_of(tier)
+        points = profile.points_of(tier)  # on its first device, which the search counts with
         if len(points) >= FEWEST_POINTS:
             sizes = [float(point.batch) for point in points]
             utilization = fit_utilization(sizes, [point.kernel_utilization for point in points])

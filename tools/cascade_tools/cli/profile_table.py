@@ -24,8 +24,8 @@ def show_profile(made: Profile) -> None:
         show_line(f"  measured {TIMED_BY[by]}")
     if "source" in facts:
         show_line(f"  source: {facts['source']}")
-    if any(point.modelled or point.energy_origin == "modelled" for point in made.points):
-        show_line("  * modelled; energy from the watts of the device file")
+    if any(point.modelled or "modelled" in (point.origin, point.energy_origin) for point in made.points):
+        show_line("  * modelled")
     if all(point.energy_j is None for point in made.points):
         show_line("  energy: no meter, and no watts in the device file")
     overheads = [point.overhead_ms for point in made.points if point.overhead_ms is not None]
@@ -43,14 +43,17 @@ def _where(facts: dict[str, str]) -> str:
 
 
 def _row(point: ProfilePoint) -> list[str]:
-    star = {name: "*" if name in point.modelled else "" for name in ("time", "utilization", "memory")}
+    whole = point.origin == "modelled"
+    star = {
+        name: "*" if whole or name in point.modelled else "" for name in ("time", "utilization", "memory")
+    }
     joules_star = "*" if point.energy_origin == "modelled" else ""
     return [
         point.tier,
         point.device,
         str(point.batch) + (f" x {point.instances}" if point.instances > 1 else ""),
         f"{point.latency_p50_ms:.3f}{star['time']}",
-        "-" if point.latency_p99_ms is None else f"{point.latency_p99_ms:.3f}",
+        "-" if point.latency_p99_ms is None else f"{point.latency_p99_ms:.3f}{star['time']}",
         "-" if point.latency_spread is None else f"{point.latency_spread:.0%}",
         f"{point.throughput_rps:,.0f}{star['time']}",
         f"{point.kernel_utilization:.2f}{star['utilization']}",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
@@ -15,9 +16,17 @@ def machine() -> dict[str, str]:
         "processor": _processor_name(),
         "cores": str(psutil.cpu_count(logical=True)),
         "python": platform.python_version(),
-        "onnxruntime": version("onnxruntime"),
+        "onnxruntime": onnxruntime_version(),
         "numpy": version("numpy"),
     }
+
+
+def onnxruntime_version() -> str:
+    """Of whichever of its two packages is installed."""
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return "missing"
 
 
 def _processor_name() -> str:

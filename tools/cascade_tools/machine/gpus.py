@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cascade_tools.errors import EnvironmentLacks
+from cascade_tools.machine.nvml import open_gpus
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -14,17 +17,16 @@ class Gpu:
 
 
 def find_gpus() -> tuple[Gpu, ...]:
-    """All of them in NVML's order, that of the bus; none where there is no driver."""
+    """All that CUDA sees, as it numbers them; none where there is no driver."""
     import pynvml
 
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
+        handles = open_gpus(None)
+    except EnvironmentLacks:
         return ()
     try:
         found = []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        for handle in handles:
             name = pynvml.nvmlDeviceGetName(handle)
             major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
             found.append(Gpu(name if isinstance(name, str) else name.decode(), f"{major}.{minor}"))

@@ -7,17 +7,20 @@ import os
 import shutil
 import subprocess
 
-TENSORRT = "TRT_VERSION"  # set in NVIDIA's images, and in whatever runs inside one
+TENSORRT = "TRT_VERSION"  # set in NVIDIA's images
+OWN = (
+    "CASCADE_SERVER_TENSORRT"  # where a user says it; other images of NVIDIA have a TRT_VERSION of their own
+)
 TIMEOUT_S = 20.0
 
 
 def tensorrt_of(image: str) -> str | None:
     """TensorRT's version in an image: four numbers; None where it cannot be told.
 
-    Inside the image it stands in the environment, which also is where a user can say it. Else Docker is
-    asked, which knows the environment of an image that was pulled.
+    Users can say it by `CASCADE_SERVER_TENSORRT`. Else Docker is asked, which knows the environment of an
+    image that was pulled.
     """
-    own = os.environ.get(TENSORRT)
+    own = os.environ.get(OWN)
     if own:
         return without_build(own)
     if shutil.which("docker") is None:

@@ -10,7 +10,9 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from cascade_tools.artifacts import ExportedTier
+from cascade_tools.backends.onnx_session import OnnxSession
 from cascade_tools.errors import EnvironmentLacks, UsageError
+from cascade_tools.machine.nvml import open_gpus
 from cascade_tools.spec import Format
 
 Kind = Literal["cpu", "gpu"]
@@ -55,28 +57,22 @@ def open_model(exported: ExportedTier, path: Path, kind: Kind) -> OpenModel:
 
 
 def _open_onnx(path: Path, kind: Kind) -> Run:
+    if kind == "cpu":  # the code that serves it
+        served = OnnxSession(path, THREADS)
+        return lambda inputs: served.run(None, {name: inputs[name] for name in served.inputs})
     import onnxruntime
 
-    providers = ["CPUExecutionProvider"]
-    if kind == "gpu":
-        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            raise EnvironmentLacks(
-                "ONNX Runtime has no CUDAExecutionProvider here",
-                "install onnxruntime-gpu instead of onnxruntime, or profile on a machine that has it",
-            )
-        providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
-    options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=providers)
-    if kind == "gpu" and "CUDAExecutionProvider" not in session.get_providers():
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise EnvironmentLacks(
+            "ONNX Runtime has no CUDAExecutionProvider here",
+            "install onnxruntime-gpu instead of onnxruntime, or profile on a machine that has it",
+        )
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(path, providers=providers)
+    if "CUDAExecutionProvider" not in session.get_providers():
         raise EnvironmentLacks("ONNX Runtime fell back on the CPU: it found no usable GPU")
-    wanted = {entry.name for entry in session.get_inputs()}
-
-    def run(inputs: Inputs) -> object:
-        return session.run(None, {name: values for name, values in inputs.items() if name in wanted})
-
-    return run
+    wanted = [entry.name for entry in session.get_inputs()]
+    return lambda inputs: session.run(None, {name: inputs[name] for name in wanted})
 
 
 def _open_torch(path: Path, kind: Kind) -> Run:
@@ -114,12 +110,8 @@ def _gpu_used_mib() -> float:
     """Memory in use on the first GPU, by whomever."""
     import pynvml
 
+    (handle,) = open_gpus(0)
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        raise EnvironmentLacks(f"no GPU here: {error}", "profile on a machine that has one") from None
-    try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
         return float(pynvml.nvmlDeviceGetMemoryInfo(handle).used) / MIB
     finally:
         pynvml.nvmlShutdown()

@@ -122,12 +122,14 @@ def build_plan(
     with plan.open("wb") as file:
         file.write(content)
     write_atomically(timing_cache, bytes(config.get_timing_cache().serialize()))
-    gpu = find_gpus()[0]
+    import torch
+
+    gpu = torch.cuda.get_device_properties(0)  # the one that the builder used
     first = next(iter(shapes.values()))
     return TensorRTPlan(
         tensorrt=trt.__version__,
         gpu=gpu.name,
-        compute_capability=gpu.compute_capability,
+        compute_capability=f"{gpu.major}.{gpu.minor}",
         flags=FLAGS,
         onnx_sha256=digest_file(graph),
         min_batch=first.least[0],

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_tools.artifacts import InputSpec, IntArray
-from cascade_tools.errors import UsageError
+from cascade_tools.errors import CascadeError, UsageError
 from cascade_tools.spec import NOT_INPUTS, Cascade
 from cascade_tools.store import load_npz, text_as_bytes
 
@@ -198,7 +198,7 @@ def blame_user_code(what: str, hint: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except UsageError:
+    except CascadeError:
         raise
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)

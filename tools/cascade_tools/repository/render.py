@@ -180,6 +180,12 @@ def _template(tier: str, kind: Format, target: Target, groups: list[InstanceGrou
             f"tiers.{tier}.format: target {target} does not serve {kind}: {why}",
             f"use --target {able}, or take format onnx or onnx_fp16",
         )
+    if target == "embedded" and kind != "pt2" and any(group.gpus for group in groups):
+        raise UsageError(
+            f"tiers.{tier}.format: the embedded server runs {kind} on the CPU alone, and the placement has "
+            "this tier on a GPU",
+            "use --target ngc, take format pt2, or name devices of kind cpu in the device file",
+        )
     if kind == "tensorrt" and not all(group.gpus for group in groups):
         raise UsageError(
             f"tiers.{tier}.format: a TensorRT plan runs on GPUs, and the placement has this tier on the CPU",

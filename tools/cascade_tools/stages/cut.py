@@ -24,7 +24,7 @@ from cascade_tools.models.node_runs import run_nodes
 from cascade_tools.models.partition import MOST_CROSSING, Cut, CuttableGraph, StageGraph, save_graph
 from cascade_tools.models.source import Inputs
 from cascade_tools.models.staged import AT_ONCE, Stages
-from cascade_tools.models.usercode import Rows
+from cascade_tools.models.usercode import Rows, blame_user_code
 from cascade_tools.planning.partition import MIB, Chain, CutPoint, partition
 from cascade_tools.spec import Format, Tier, load_devices
 from cascade_tools.stages.exported_files import recorded
@@ -88,31 +88,46 @@ def cut_into_stages(
         return exported
     field = f"tiers.{tier.name}.stages"
     cap_mib = smallest_device_mib(work) if cap_mib is None else cap_mib
-    size = min(BATCH, work.cascade.serving.max_batch_size)
-    batches = [_batch(rows, size, start) for start in range(0, size * PROFILE_RUNS, size)]
     folder = whole.parent / f".cut-{tier.name}"
     folder.mkdir()
     try:
-        graph = CuttableGraph(whole, inputs, field)
-        chain, cuts = _cut_points(graph, tier.stages, folder, rows, batches)
-        best = _balance(graph, chain, cuts, tier, folder, batches, int(cap_mib * MIB))
-        opened = Stages([whole], [ANSWER])
-        checked = rows.take(slice(None, None, max(1, len(rows) // CHECKED_ROWS))).inputs
-        mismatches, error = _require_equal(
-            field, checked, opened, best.opened(), CONFIDENCE_TOLERANCE[tier.format]
-        )
-        whole_ms = opened.median_ms(batches)[0]
-        made = Partition(
-            stages=_put_beside(best, whole.parent),
-            batch=size,
-            whole_ms=whole_ms,
-            balance=best.balance,
-            label_mismatches=mismatches,
-            confidence_error=error,
-        )
+        with blame_user_code(f"{field}: cutting the graph", "set stages to 1"):
+            made = _cut(work, tier, inputs, rows, whole, folder, int(cap_mib * MIB), field)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return exported.model_copy(update={"partition": made})
+
+
+def _cut(
+    work: Workspace,
+    tier: Tier,
+    inputs: tuple[InputSpec, ...],
+    rows: Rows,
+    whole: Path,
+    folder: Path,
+    cap_bytes: int,
+    field: str,
+) -> Partition:
+    """Cut, compare, and put the stages beside the whole graph."""
+    size = min(BATCH, work.cascade.serving.max_batch_size)
+    batches = [_batch(rows, size, start) for start in range(0, size * PROFILE_RUNS, size)]
+    graph = CuttableGraph(whole, inputs, field)
+    chain, cuts = _cut_points(graph, tier.stages, folder, rows, batches)
+    best = _balance(graph, chain, cuts, tier, folder, batches, cap_bytes)
+    opened = Stages([whole], [ANSWER])
+    checked = rows.take(slice(None, None, max(1, len(rows) // CHECKED_ROWS))).inputs
+    mismatches, error = _require_equal(
+        field, checked, opened, best.opened(), CONFIDENCE_TOLERANCE[tier.format]
+    )
+    whole_ms = opened.median_ms(batches)[0]
+    return Partition(
+        stages=_put_beside(best, whole.parent),
+        batch=size,
+        whole_ms=whole_ms,
+        balance=best.balance,
+        label_mismatches=mismatches,
+        confidence_error=error,
+    )
 
 
 def smallest_device_mib(work: Workspace) -> float:

@@ -54,6 +54,8 @@ def _model_files(cascade: Cascade) -> set[Path]:
         for path in (source.weights, source.onnx, source.hf)
         if path is not None
     ]
+    # Weights beside a graph are in its folder.
+    named += [path.parent for path in named if path.suffix == ".onnx" and path.parent != cascade.folder]
     files = [file for path in named for file in ([path] if path.is_file() else path.rglob("*"))]
     return {file for file in files if file.is_file()}
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from cascade_tools.artifacts import Calibration, Exported, ExportedTier
 from cascade_tools.errors import UsageError
+from cascade_tools.machine.facts import onnxruntime_version
 from cascade_tools.models.head import ServedOutputs
 from cascade_tools.models.served import open_exported
 from cascade_tools.models.source import ExportableSource
@@ -16,7 +17,7 @@ from cascade_tools.models.sources import load_source
 from cascade_tools.models.to_half import export_half
 from cascade_tools.models.to_pt2 import write_pt2
 from cascade_tools.models.to_tensorrt import build_plan, require_tensorrt
-from cascade_tools.models.usercode import Rows, load_rows
+from cascade_tools.models.usercode import Rows, blame_user_code, load_rows
 from cascade_tools.models.write_onnx import write_onnx
 from cascade_tools.spec import Format, Tier
 from cascade_tools.stages.calibrate import CALIBRATION_FILE
@@ -42,7 +43,7 @@ TIMING_CACHE = "timing.cache"
 def export(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
     """Write `export/<tier>.<format's suffix>` and `exported.json`; adopted tiers stay as they are.
 
-    All of it or, if one tier fails, nothing.
+    All of it or, if one tier fails, nothing but TensorRT's timing cache.
 
     Raises:
         UsageError: a model does not export.
@@ -65,13 +66,14 @@ def export(work: Workspace, made_from: dict[str, str], report: Reporter) -> None
             for done, tier in enumerate(tiers):
                 exported.append(_export_tier(work, tier, calibration, rows, folder))
                 advance(done + 1, len(tiers))
-        packages = ("torch", "onnx", "onnxruntime", "onnxscript")
+        packages = ("torch", "onnx", "onnxscript")
         made = Exported(
             cascade=cascade.name,
             made_from=made_from,
             tiers=tuple(exported),
             environment={
                 "python": platform.python_version(),
+                "onnxruntime": onnxruntime_version(),
                 **{name: version(name) for name in packages},
             },
         )
@@ -86,13 +88,15 @@ def _export_tier(
     served = ServedOutputs(calibration.tier(tier.name), calibration.mask, serving.probabilities)
     path = folder / f"{tier.name}.{SUFFIX[tier.format]}"
     written = _write(work, tier, source, served, calibration, path)
-    session = open_exported(path, tier.format)
-    judged = rows.take(slice(None, None, max(1, len(rows) // PARITY_ROWS)))
+    with blame_user_code(f"tiers.{tier.name}: opening the exported model", "take another format"):
+        session = open_exported(path, tier.format)
+    held_out, target = labelled_rows(work, calibration, rows)
+    judged = held_out.take(slice(None, None, max(1, len(held_out) // PARITY_ROWS)))
     answers = ask_both(session, source, served, judged, serving.max_batch_size)
     half = None
     if tier.format in IN_HALF:
-        held_out, target = labelled_rows(work, calibration, rows)
-        judge = session if written.judged is None else open_exported(written.judged, "onnx")
+        with blame_user_code(f"tiers.{tier.name}: opening the model in half precision", "take format onnx"):
+            judge = session if written.judged is None else open_exported(written.judged, "onnx")
         found = ask_both(judge, source, served, held_out, serving.max_batch_size)
         half = half_precision(tier.name, found, target)
     else:

@@ -62,4 +62,4 @@ def _old_files(work: Workspace) -> set[str]:
         old = work.load(EXPORTED_FILE, Exported, "export")
     except ArtifactError:
         return set()
-    return {entry.file for tier in old.tiers for entry in tier.files if entry.file.startswith(f"{FOLDER}/")}
+    return {entry.file for tier in old.tiers for entry in tier.files}

@@ -108,7 +108,7 @@ def fitted(
         profile: from elsewhere.
         name: of its file, for messages and the record.
         made_from: of the result.
-        report: hears what is left out.
+        report: hears what is not known.
 
     Raises:
         UsageError: a tier is unknown, or has no point with one instance.
@@ -118,21 +118,20 @@ def fitted(
     if stray:
         raise UsageError(f"{name}: {stray[0]!r} is no tier of {cascade.name}")
     most = cascade.serving.max_batch_size
-    points = tuple(point for point in profile.points if point.batch <= most)
-    if len(points) < len(profile.points):
-        report.say(
-            f"  {len(profile.points) - len(points)} points of larger batches than serving.max_batch_size "
-            f"({most}) are left out"
-        )
+    order = {group.type: number for number, group in enumerate(load_devices(cascade).devices)}
+    # The search counts with a tier's first device.
+    points = sorted(profile.points, key=lambda point: order.get(point.device, len(order)))
+    if profile.hop is None:
+        report.say("  asking a tier counts as free: the file does not say what a call between models costs")
     kept = profile.model_copy(
         update={
-            "points": points,
+            "points": tuple(points),
             "made_from": made_from,
             "environment": {**profile.environment, "given": name},
         }
     )
     for tier in cascade.tier_names:
-        if not kept.points_of(tier):
+        if not any(point.batch <= most for point in kept.points_of(tier)):
             raise UsageError(
                 f"{name}: has no point of tier {tier!r} with one instance and a batch of at most {most}"
             )

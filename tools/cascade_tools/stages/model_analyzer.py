@@ -214,6 +214,7 @@ def _point(
     client_ms = 1000.0 * instances * batch / throughput_rps
     known = [ms for ms in compute_ms if ms is not None]
     served_ms = sum(known) if len(known) == len(COMPUTE) else 0.0
+    busy = min(1.0, served_ms / client_ms) if served_ms else 1.0
     return ProfilePoint(
         tier=served.tier,
         format=served.format,
@@ -226,10 +227,11 @@ def _point(
         throughput_rps=throughput_rps,
         cpu_ms_per_row=None,
         memory_mib=max(0.0, held_mib - idle.memory_mib) / instances,
-        kernel_utilization=beside.positive(*UTILIZATION, most=100.0) / 100.0,
+        # NVML's share is of the whole time, ours of the time in which the instance works.
+        kernel_utilization=min(1.0, beside.positive(*UTILIZATION, most=100.0) / 100.0 / busy),
         energy_j=energy_j,
         origin="given",
-        modelled=("time",),
+        modelled=("time", "utilization"),
         energy_origin=None if energy_j is None else "given",
         timed_by="perf_analyzer",
     )

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from cascade_tools.artifacts import PlacedDevice, PlacedInstances, Placement, Profile, RoutingPolicy
 from cascade_tools.errors import CheckFailed, Infeasible, UsageError
 from cascade_tools.planning.curves import memory_at, point_at
+from cascade_tools.planning.memory import held_mib
 from cascade_tools.planning.placement import Device, Solution, TierLoad, verify
 from cascade_tools.planning.placement import place as place_tiers
 from cascade_tools.spec import SPEC_FILE, Cascade, DeviceGroup, load_devices
@@ -123,8 +124,9 @@ def tier_loads(
         UsageError: a device type was not profiled.
     """
     loads = []
+    largest = cascade.serving.max_batch_size
     for name in cascade.tier_names:
-        batch = planned_point(profile, name, cascade.serving.max_batch_size).batch
+        batch = planned_point(profile, name, largest).batch
         points = {}
         for kind in dict.fromkeys(group.type for group in groups):
             if not profile.points_of(name, kind):
@@ -140,9 +142,10 @@ def tier_loads(
                 seconds_per_row={kind: p.latency_p50_ms / 1000.0 / p.batch for kind, p in points.items()},
                 utilization={kind: point.kernel_utilization for kind, point in points.items()},
                 # Triton may send the largest batch, and what an instance took for it stays taken.
+                # What instances share is counted with each: too much for several, never too little.
                 memory_mib=max(
-                    memory_at(profile.points_of(name, kind), cascade.serving.max_batch_size)
-                    for kind in points
+                    held_mib(memory_at(profile.points_of(name, kind), largest), point.shared_mib, 1)
+                    for kind, point in points.items()
                 ),
                 instances=profile.instances.get(name),
             )

@@ -80,7 +80,7 @@ def require_parity(tier: str, answers: Answers) -> None:
     Raises:
         CheckFailed: it does not; says by how much.
     """
-    if answers.mismatches or answers.error > CONFIDENCE_TOLERANCE:
+    if answers.mismatches or not answers.error <= CONFIDENCE_TOLERANCE:  # NaN is no parity
         raise CheckFailed(
             f"tier {tier}: the exported graph differs from its source: {answers.mismatches} of "
             f"{len(answers.wanted)} labels, confidence by up to {answers.error:.2e}",
@@ -108,6 +108,13 @@ def half_precision(tier: str, answers: Answers, target: IntArray | None) -> Half
     Raises:
         CheckFailed: more labels than a promise on the source's answers can bear.
     """
+    broken = int((~np.isfinite(answers.found_confidence)).sum())
+    if broken:
+        raise CheckFailed(
+            f"tier {tier}: in half precision {broken} of {len(answers.found_confidence)} rows get no number "
+            "as confidence: values overflow",
+            "take format onnx for this tier, or scale its activations below 65504",
+        )
     differ = answers.wanted != answers.found
     changed = int((differ if differ.ndim == 1 else differ.any(axis=1)).sum())
     if changed > LARGEST_CHANGE * len(differ):

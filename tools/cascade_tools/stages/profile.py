@@ -124,7 +124,9 @@ def profile(
                 idle_watts[device.type] = meters.idle_watts
                 names.append(meters.meter.name)
             points += _points_on(task, device, meters)
-    points.sort(key=lambda p: (cascade.tier_names.index(p.tier), p.device, p.instances, p.batch))
+    # The search counts with a tier's first device, so their order is that of the device file.
+    order = [group.type for group in load_devices(cascade).devices]
+    points.sort(key=lambda p: (cascade.tier_names.index(p.tier), order.index(p.device), p.instances, p.batch))
     hop = _hop(report)
     with readable_disk_errors(work.build):
         work.save(
@@ -148,10 +150,17 @@ def _devices(task: _Task) -> list[DeviceGroup]:
 
     Raises:
         EnvironmentLacks: it has none of them.
+        UsageError: adopted tiers have no device to be planned on.
     """
     groups = load_devices(task.work.cascade).devices
     here = [group for group in groups if group.kind == "cpu"]
     gpus = [group for group in groups if group.kind == "gpu"]
+    if task.calibration.adopted and not here:
+        raise UsageError(
+            f"{task.work.cascade.folder / task.work.cascade.devices}: names no device of kind cpu; "
+            "tiers that Triton already serves are planned on one",
+            "add one, such as `{type: cpu, kind: cpu, cores: 8, memory_mib: 32768}`",
+        )
     missing = None if not gpus else _why_no_gpu(task, gpus)
     if gpus and missing is None:
         return [*here, gpus[0]]

@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 
 from cascade_tools.artifacts import ExportedTier
+from cascade_tools.errors import CascadeError
 from cascade_tools.machine.utilization import measured_utilization
 from cascade_tools.models.open_model import OpenModel, open_model
 from cascade_tools.models.usercode import Rows
@@ -33,6 +34,7 @@ WARM_UP_RUNS = 3
 REPETITION_S = 0.1
 REPETITION_RUNS = 4
 MOST_REPETITIONS = 8
+SAMPLED_S = 2.5  # NVML samples too seldom for less
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def open_tier(exported: ExportedTier, path: Path, device: DeviceGroup, rows: Row
         model.run(batch)
     grown = (psutil.Process().memory_info().rss - before) / 2**20
     # Freed pages of earlier tiers are taken again without growth; the weights are there in any case.
-    sizes = [(path.parent / Path(entry.file).name).stat().st_size for entry in exported.files]
+    names = [path.name, *(Path(entry.file).name for entry in exported.beside)]
+    sizes = [(path.parent / name).stat().st_size for name in names]
     own_mib = max(grown, sum(sizes) / 2**20)
     return OpenTier(model, Memory(own_mib if model.device_mib is None else model.device_mib()))
 
@@ -94,8 +97,16 @@ def utilization(model: OpenModel, rows: Rows, device: DeviceGroup, runs: Runs) -
     """Of the batch size of `runs`; on a GPU it is measured apart, since tracing costs time."""
     if device.kind == "cpu":
         return by_cpu_time(runs, device)
-    with measured_utilization(device) as found:
-        _repetition(model, draw(rows, runs.batch))
+    batches = draw(rows, runs.batch)
+    model.run(batches[0])
+    try:
+        with measured_utilization(device) as found:
+            _repetition(model, batches)
+    except CascadeError:  # a torch without CUDA, or a driver that does not let kernels be traced
+        with measured_utilization(device, by="nvml") as found:
+            end_s = time.perf_counter() + SAMPLED_S
+            while time.perf_counter() < end_s:
+                _repetition(model, batches)
     return Utilization(found.share, found.by)
 
 
