@@ -93,7 +93,7 @@ def exported(kind: Format, file: str) -> ExportedTier:
     return ExportedTier(
         tier="sum",
         format=kind,
-        file=file,
+        file=f"export/{file}",
         sha256="",
         parameters=0,
         parity_rows=1,

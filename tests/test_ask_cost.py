@@ -10,7 +10,7 @@ from cascade_tools.serving.local_step import measure_local_step_ms
 HOP = Hop(latency_ms=0.5, cpu_ms=0.6, step_ms=0.1, origin="measured")
 
 
-def profile_of(kind: str, p50_ms: float, hop: Hop | None = HOP) -> Profile:
+def profile_of(kind: str, p50_ms: float, hop: Hop | None = HOP, overhead_ms: float | None = None) -> Profile:
     point = ProfilePoint(
         tier="one",
         format=kind,
@@ -18,6 +18,7 @@ def profile_of(kind: str, p50_ms: float, hop: Hop | None = HOP) -> Profile:
         batch=1,
         latency_p50_ms=p50_ms,
         latency_p99_ms=p50_ms,
+        overhead_ms=overhead_ms,
         throughput_rps=1000.0 / p50_ms,
         cpu_ms_per_row=None,
         memory_mib=1.0,
@@ -39,6 +40,11 @@ def test_a_cheap_tier_costs_a_step_of_the_router(kind: str) -> None:
 )
 def test_any_other_costs_a_call_through_the_server(kind: str, p50_ms: float) -> None:
     assert profile_of(kind, p50_ms).ask_cost("one") == AskCost(0.5, 0.6)
+
+
+def test_a_large_input_costs_what_the_server_added_to_it() -> None:
+    assert profile_of("onnx", 9.0, overhead_ms=3.0).ask_cost("one") == AskCost(3.0, 0.6)
+    assert profile_of("onnx", 9.0, overhead_ms=0.1).ask_cost("one") == AskCost(0.5, 0.6)
 
 
 def test_without_a_server_to_measure_on_asking_counts_as_free() -> None:

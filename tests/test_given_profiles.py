@@ -253,13 +253,13 @@ def test_an_import_is_written_and_merges_with_another(pair: Path) -> None:
     assert call("profile", pair, "--import", csv, "--out", second).code == 0
     merged = call("profile", "--merge", first, second, "--out", both, "--json")
     assert merged.code == 0, merged.err
-    assert [p["device"] for p in merged.content["points"]] == ["gpu", "gpu", "t4", "t4"]
+    assert [p["device"] for p in merged.content["points"]] == ["gpu", "gpu", "gpu", "t4", "t4"]
     assert json.loads(both.read_text()) == merged.content
     # The union is a profile like any other: it can be given.
     (pair / "profile.json").write_bytes(both.read_bytes())
     content = no_models(profile={"given": "profile.json"})
     (pair / "cascade.yaml").write_text(yaml.safe_dump(content))
-    assert len(profiled(pair).content["points"]) == 4
+    assert len(profiled(pair).content["points"]) == 5
 
 
 def test_a_conflict_names_the_key_and_writes_nothing(pair: Path) -> None:
@@ -311,3 +311,20 @@ def test_wrong_options_are_named(arguments: tuple[str, ...], words: str) -> None
 def test_an_import_beside_a_given_profile_is_refused(pair: Path) -> None:
     outcome = call("profile", pair, "--import", pair / "profile.yaml")
     assert_refused(outcome, 2, "profile.given: already names profile.yaml")
+
+
+def test_profiles_without_a_common_point_pass_no_gate(pair: Path) -> None:
+    first, second = (pair.parent / name for name in ("one.json", "other.json"))
+    csv = pair / "there.csv"
+    csv.write_text(
+        "tier,device,batch,time_ms,utilization,memory_mib\nsmall,t4,1,4,.5,100\nlarge,t4,1,18,.9,800\n"
+    )
+    assert call("profile", pair, "--import", pair / "profile.yaml", "--out", first).code == 0
+    assert call("profile", pair, "--import", csv, "--out", second).code == 0
+    assert_refused(call("profile", "--diff", first, second, "--fail-above", "5"), 1, "no point in common")
+    assert call("profile", "--diff", first, second).code == 0
+
+
+def test_what_measuring_takes_is_not_for_a_diff(pair: Path) -> None:
+    outcome = call("profile", "--diff", pair, pair, "--batches", "1,8")
+    assert_refused(outcome, 2, "--batches belongs to measuring")

@@ -64,11 +64,11 @@ def test_an_image_says_its_tensorrt(lines: list[str], version: str | None) -> No
 
 
 def test_a_user_can_say_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(server_image.TENSORRT, "10.13.3.9+cuda13.0")
+    monkeypatch.setenv(server_image.OWN, "10.13.3.9+cuda13.0")
     assert tensorrt_of("any") == "10.13.3.9"
 
 
 def test_without_docker_and_without_a_word_it_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(server_image.TENSORRT, raising=False)
+    monkeypatch.delenv(server_image.OWN, raising=False)
     monkeypatch.setenv("PATH", "")
     assert tensorrt_of("any") is None

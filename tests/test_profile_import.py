@@ -104,7 +104,9 @@ def test_one_client_per_instance_gives_the_points(pair: Cascade, tmp_path: Path)
         ("large", 1, 1),
     ]
     assert {p.device for p in made.points} == {"h200"}
-    assert {(p.origin, p.energy_origin, p.modelled) for p in made.points} == {("given", "given", ("time",))}
+    assert {(p.origin, p.energy_origin, p.modelled) for p in made.points} == {
+        ("given", "given", ("time", "utilization"))
+    }
     assert made.idle_watts == {"h200": 55.4}
     assert made.hop is None
 

@@ -147,7 +147,7 @@ def test_the_config_that_is_measured_is_the_rendered_one_but_for_instances_and_j
         rows={},
         tiers=(),
     )
-    tier = exported("onnx", "export/a.onnx")
+    tier = exported("onnx", "a.onnx")
     files = profiling_files(TierLimits("c", 8, probabilities=False), calibration, {"c_a": tier}, tmp_path)
     assert files["c_a/1/model.onnx"] == tmp_path / "export" / "a.onnx"
     assert {"tier.py", "model.py", "onnx_session.py"} <= {Path(name).name for name in files}

@@ -153,7 +153,8 @@ def test_tiers_run_on_one_thread_each(target: Target) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_router_is_one_instance_on_the_cpu(target: Target) -> None:
-    router = configs(gear_plan(), placement([("tiny", 1, 2), ("giant", 1, 1)], gpus=1), target)["digits"]
+    where = {"embedded": ON_CPU, "ngc": placement([("tiny", 1, 2), ("giant", 1, 1)], gpus=1)}[target]
+    router = configs(gear_plan(), where, target)["digits"]
     assert [(group.kind, group.count) for group in router.instance_group] == [(CPU, 1)]
 
 
