@@ -41,10 +41,7 @@ def show_score(score: Score) -> None:
     )
     idle = [tier.name for tier in score.tiers if tier.answer_share == 0.0]
     if idle:
-        show_line(
-            f"  Left out by the search: {', '.join(idle)}. A call from model to model costs more than they "
-            "would save."
-        )
+        show_line(f"  Left out by the search: {', '.join(idle)}. Asking costs more than it would save.")
     bound = f"{100.0 * score.accuracy_drop_bound:.2f} points"
     promise = (
         f"certified at {bound} on validation rows that the search never saw"
