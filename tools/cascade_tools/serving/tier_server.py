@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -56,8 +56,11 @@ class TierServer:
             ) from None
         try:
             yield
-        finally:
-            self._unload(model)
+        except BaseException:
+            with suppress(CascadeError):  # a model that failed often does not unload either
+                self._unload(model)
+            raise
+        self._unload(model)
 
     def _unload(self, model: str) -> None:
         try:
