@@ -119,10 +119,12 @@ def _repetition(model: OpenModel, batches: Sequence[Batch]) -> tuple[list[float]
     """Wall and CPU seconds of every run."""
     wall_s: list[float] = []
     cpu_s: list[float] = []
-    while len(wall_s) < REPETITION_RUNS or sum(wall_s) < REPETITION_S:
+    total_s = 0.0
+    while len(wall_s) < REPETITION_RUNS or total_s < REPETITION_S:
         inputs = batches[len(wall_s) % len(batches)]
         cpu_before, start = time.process_time(), time.perf_counter()
         model.run(inputs)
         wall_s.append(time.perf_counter() - start)
         cpu_s.append(time.process_time() - cpu_before)
+        total_s += wall_s[-1]
     return wall_s, cpu_s
