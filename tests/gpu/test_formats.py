@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from cascade_tools.artifacts import Exported, TensorRTPlan
 from cascade_tools.backends.torch_session import TorchSession
 from cascade_tools.errors import EnvironmentLacks
 from cascade_tools.machine.gpus import find_gpus
-from cascade_tools.machine.meters import find_meter
+from cascade_tools.machine.meters import EnergyMeter, EnergyWatch, find_meter, measure_idle_watts
 from cascade_tools.models.served import open_exported
 from cascade_tools.models.to_tensorrt import require_tensorrt
 from cascade_tools.serving.embedded import embedded_triton
@@ -102,11 +101,15 @@ def test_a_cascade_of_torch_tiers_on_the_gpu_against_its_giant_alone(
     work.save(GEARS_FILE, plan({tier.tier: tier.digest for tier in made.tiers}, cut))
     repository = build_repo(work, "embedded", check=False, report=REPORT)
     datatypes = {INPUT.name: INPUT.datatype}
+    meter = find_meter("gpu")
     with embedded_triton(repository) as server:
         loads = {}
+        idle_watts = measure_idle_watts(meter)
         for model, outputs in (("pair_giant", ("LABEL",)), ("pair", ("LABEL", "TIER"))):
             run_load(server.grpc_url, model, inputs, datatypes, CLIENTS, outputs)  # warm-up
-            loads[model] = _measured(server.grpc_url, model, outputs)
+            loads[model] = _measured(server.grpc_url, model, outputs, meter, idle_watts)
+    if meter is not None:
+        meter.close()
     answers = loads["pair"][0].outputs
     clear = np.abs(confidence[:, 0] - cut) > CONFIDENCE_TOLERANCE
     wanted = np.where(confidence[:, 0] >= cut, 0, 1)
@@ -114,7 +117,7 @@ def test_a_cascade_of_torch_tiers_on_the_gpu_against_its_giant_alone(
     same = answers["LABEL"] == label[np.arange(len(label)), answers["TIER"]]
     assert same.mean() > 0.98
     with capsys.disabled():
-        _show(gpu, loads, answers["TIER"])
+        _show(gpu, loads, answers["TIER"], meter, idle_watts)
 
 
 def _in_batches(session: TorchSession, output: str, inputs: dict[str, Array]) -> Array:
@@ -126,18 +129,23 @@ def _in_batches(session: TorchSession, output: str, inputs: dict[str, Array]) ->
     return found
 
 
-def _measured(url: str, model: str, outputs: tuple[str, ...]) -> tuple[LoadResult, float | None]:
-    """One pass over all rows, and the joules per request of the whole meter; None without one."""
-    meter = find_meter()
-    before = meter.read_j() if meter else 0.0
+def _measured(
+    url: str, model: str, outputs: tuple[str, ...], meter: EnergyMeter | None, idle_watts: float
+) -> tuple[LoadResult, float | None]:
+    """One pass over all rows, and the joules per request above idle; None without a meter."""
+    watch = EnergyWatch(meter, idle_watts) if meter else None
     load = run_load(url, model, {INPUT.name: all_rows()}, {INPUT.name: INPUT.datatype}, CLIENTS, outputs)
-    time.sleep(0.2)  # a GPU's counter is written every 100 ms
-    return load, (meter.read_j() - before) / len(all_rows()) if meter else None
+    return load, watch.stop().dynamic_j / len(all_rows()) if watch else None
 
 
-def _show(gpu: str, loads: dict[str, tuple[LoadResult, float | None]], tier: Array) -> None:
-    meter = find_meter()
-    name = f"energy by {meter.name}, idle power included" if meter else "no readable energy meter"
+def _show(
+    gpu: str,
+    loads: dict[str, tuple[LoadResult, float | None]],
+    tier: Array,
+    meter: EnergyMeter | None,
+    idle_watts: float,
+) -> None:
+    name = f"energy by {meter.name} above {idle_watts:.0f} W idle" if meter else "no readable energy meter"
     table = Table("served", "requests/s", "p50 ms", "p99 ms", "J per request", title=f"{gpu}: {name}")
     for model, (load, joules) in loads.items():
         p50, p99 = np.percentile(load.latency_ms, [50, 99])
