@@ -68,9 +68,11 @@ def plan() -> GearPlan:
     return GearPlan.model_validate(content)
 
 
-def placement() -> Placement:
-    """Tiny on the CPU, two instances of the giant on one GPU and one on the other."""
+def placement(target: Target) -> Placement:
+    """Two instances of the giant on one device and one on another: GPUs where the target has ONNX on them."""
     kinds: list[tuple[Any, int | None]] = [("cpu", None), ("gpu", 0), ("gpu", 1)]
+    if target == "embedded":
+        kinds = [("cpu", None)] * 3
     return Placement(
         cascade="digits",
         made_from={},
@@ -92,7 +94,7 @@ def placement() -> Placement:
 
 
 def texts(target: Target) -> dict[str, str]:
-    return render_configs(plan(), placement(), target, partitions=STAGED)
+    return render_configs(plan(), placement(target), target, partitions=STAGED)
 
 
 def parsed(text: str) -> pb.ModelConfig:
