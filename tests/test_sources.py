@@ -337,7 +337,7 @@ def test_an_onnx_source_joined_with_its_head_answers_as_its_source(
 
 def test_other_inputs_than_those_of_the_graph_are_named(tmp_path: Path) -> None:
     onnx.save(linear_graph(), tmp_path / "small.onnx")
-    with pytest.raises(UsageError, match=r"onnx: inputs \['X'\] but the data has \['Y'\]"):
+    with pytest.raises(UsageError, match=r"onnx: takes inputs \['X'\], but the data has \['Y'\]"):
         load(tmp_path, FROM_ONNX).logits({"Y": rows(1)["X"]})
 
 

@@ -140,7 +140,10 @@ class OnnxSource:
         """See `Source`."""
         kinds = {entry.name: _numpy_name(entry.type) for entry in self._session.get_inputs()}
         if set(kinds) != set(inputs):
-            raise UsageError(f"{self._field}.onnx: inputs {sorted(kinds)} but the data has {sorted(inputs)}")
+            raise UsageError(
+                f"{self._field}.onnx: takes inputs {sorted(kinds)}, but the data has {sorted(inputs)}",
+                "name the arrays of the .npz as the graph names its inputs",
+            )
         for name, values in inputs.items():
             if values.dtype.name != kinds[name]:
                 raise UsageError(

@@ -72,7 +72,7 @@ def to_onnx(
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """The exporters speak of their own internals; what matters comes back as an exception."""
-    chatty = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    chatty = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
     levels = [logger.level for logger in chatty]
     for logger in chatty:
         logger.setLevel(logging.ERROR)

@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc as triton_grpc
+from tritonclient.utils import InferenceServerException
 
 from cascade_tools.artifacts import Hop
+from cascade_tools.errors import CascadeError
 from cascade_tools.repository import place
 from cascade_tools.repository.render import hop_files
 from cascade_tools.serving.embedded import Server, embedded_triton
@@ -33,6 +35,7 @@ def measure_hop() -> Hop:
 
     Raises:
         EnvironmentLacks: the embedded server does not run here.
+        CascadeError: a call failed.
     """
     with tempfile.TemporaryDirectory(prefix="cascade-hop-") as folder:
         files = hop_files()
@@ -66,4 +69,10 @@ def _call(client: triton_grpc.InferenceServerClient, threads: int) -> npt.NDArra
         tensor = triton_grpc.InferInput(name, [1], "INT32")
         tensor.set_data_from_numpy(np.array([value], np.int32))
         inputs.append(tensor)
-    return np.asarray(client.infer("hop_probe", inputs).as_numpy("SECONDS"), np.float64)
+    try:
+        answer = client.infer("hop_probe", inputs)
+    except InferenceServerException as error:
+        raise CascadeError(
+            f"a call between models failed: {error.message()}", "is the machine overloaded? run it again"
+        ) from None
+    return np.asarray(answer.as_numpy("SECONDS"), np.float64)

@@ -39,9 +39,11 @@ def source_digests(cascade: Cascade, rows: str | None) -> dict[str, str]:
         f"model {name}": model_digest(cascade, name)
         for name in {cascade.model_name(tier.name) for tier in cascade.adopted}
     }
+    # What a model is exported to changes nothing of what it says.
+    tiers = [tier.model_copy(update={"format": "onnx", "stages": 1}) for tier in cascade.tiers]
     return {
         "sources": digest_files(paths, folder),
-        "tiers": digest_value(*cascade.tiers, cascade.triton, rows, cascade.data.labels),
+        "tiers": digest_value(*tiers, cascade.triton, rows, cascade.data.labels),
         **adopted,
     }
 

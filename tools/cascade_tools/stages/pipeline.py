@@ -131,10 +131,11 @@ def _machine_and_devices(cascade: Cascade) -> dict[str, str]:
     }
 
 
-def _sources_and_caps(cascade: Cascade) -> dict[str, str]:
+def _sources_and_formats(cascade: Cascade) -> dict[str, str]:
     """Only stages have to fit into something."""
     caps = _devices(cascade) if any(tier.stages > 1 for tier in cascade.tiers) else {}
-    return {**_with_sources("serving")(cascade), **caps}
+    formats = digest_value(*(f"{tier.format} in {tier.stages}" for tier in cascade.tiers))
+    return {**_with_sources("serving")(cascade), "formats": formats, **caps}
 
 
 STAGES = (
@@ -146,7 +147,7 @@ STAGES = (
         _with_sources("calibration"),
         calibrate,
     ),
-    Stage("export", Exported, (EXPORTED_FILE,), (CALIBRATION_FILE,), _sources_and_caps, export),
+    Stage("export", Exported, (EXPORTED_FILE,), (CALIBRATION_FILE,), _sources_and_formats, export),
     Stage(
         "profile", Profile, (PROFILE_FILE,), (CALIBRATION_FILE, EXPORTED_FILE), _machine_and_devices, profile
     ),

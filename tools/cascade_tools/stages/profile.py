@@ -23,6 +23,7 @@ from cascade_tools.machine.facts import machine
 from cascade_tools.models.usercode import Rows, load_rows
 from cascade_tools.repository.profiling import TierLimits, profiling_files
 from cascade_tools.serving.adopted import adopted_models
+from cascade_tools.serving.again import again_if_it_stood_still
 from cascade_tools.serving.hop import measure_hop
 from cascade_tools.serving.perf_analyzer import find_perf_analyzer
 from cascade_tools.serving.tier_server import tier_server
@@ -225,13 +226,23 @@ def _through_server(task: _Task, device: DeviceGroup, meters: Metering) -> list[
     counts = " and ".join(map(str, instances))
     text = f"  {len(models)} exported tiers x {len(task.batches)} batch sizes, {counts} instances, on Triton"
     points: list[ProfilePoint] = []
-    with tier_server(files) as server, task.report.task(text) as advance:
-        sweep = Sweep(server, task.rows, task.batches, instances, program, meters)
+    waiting = list(task.exported.tiers)
+
+    def measure_waiting(step: Callable[[], None]) -> None:
+        with tier_server(files) as server:
+            sweep = Sweep(server, task.rows, task.batches, instances, program, meters)
+            while waiting:
+                tier = waiting[0]
+                found = measure_tier(sweep, models[tier.tier], step)
+                points.extend(
+                    make_point(tier.tier, tier.format, device, runs, memory, by_cpu_time(runs, device))
+                    for runs, memory in found
+                )
+                waiting.pop(0)
+
+    with task.report.task(text) as advance:
         step = _counted(advance, len(models) * len(instances) * len(task.batches))
-        for tier in task.exported.tiers:
-            for runs, memory in measure_tier(sweep, models[tier.tier], step):
-                utilization = by_cpu_time(runs, device)
-                points.append(make_point(tier.tier, tier.format, device, runs, memory, utilization))
+        again_if_it_stood_still(lambda: measure_waiting(step), task.report.say)
     return points
 
 
@@ -241,7 +252,7 @@ def _counted(advance: Callable[[int, int], None], total: int) -> Callable[[], No
 
     def step() -> None:
         nonlocal done
-        done += 1
+        done = min(total, done + 1)  # what is measured again counts twice
         advance(done, total)
 
     return step
@@ -281,4 +292,4 @@ def _hop(report: Reporter) -> Hop | None:
         report.say(f"  hops count as free: {error.message}")
         return None
     report.say("  calls between models on the embedded Triton")
-    return measure_hop()
+    return again_if_it_stood_still(measure_hop, report.say)
