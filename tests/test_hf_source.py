@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from cascade_tools.errors import EnvironmentLacks, UsageError
 from cascade_tools.models.extras import import_extra
 from cascade_tools.models.source import ExportableSource
-from cascade_tools.models.sources import load_source
+from cascade_tools.models.sources import check_sources, load_source
 from tests.exported import assert_answers_as_its_source
 from tests.helpers import Array, Json, changed, spec_content, write_cascade
 
@@ -356,3 +356,12 @@ def test_the_environment_stays_as_it_was(tmp_path: Path, folders: Saved) -> None
     before = dict(os.environ)
     load(tmp_path, folders(vit))
     assert dict(os.environ) == before
+
+
+def test_a_missing_folder_of_the_last_tier_is_found_before_any_model_is_loaded(tmp_path: Path) -> None:
+    content = spec_content()
+    content["tiers"][0]["source"] = {"torch": "nowhere:never"}
+    content["tiers"][1]["source"] = {"hf": "models/large"}
+    cascade = write_cascade(tmp_path, content)
+    with pytest.raises(UsageError, match=r"tiers\.large\.source\.hf: .*models/large: no such folder"):
+        check_sources(cascade)

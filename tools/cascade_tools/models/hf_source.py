@@ -73,14 +73,25 @@ def from_folder(folder: Path, field: str, mask: str | None) -> TorchSource:
             weights do not fit.
     """
     where = f"{field}.hf"
+    architecture, kind = check_folder(folder, field)
+    transformers = import_extra("transformers", "hf", where)
+    model = _load(transformers, architecture, folder, where)
+    return TorchSource(model, field, _by_name(model, kind, where, mask))
+
+
+def check_folder(folder: Path, field: str) -> tuple[str, Kind]:
+    """The architecture that a folder names, and its kind; nothing is loaded.
+
+    Raises:
+        UsageError: files are missing or pickled, or the architecture is none of the known kinds.
+    """
+    where = f"{field}.hf"
     config = _read_config(folder, where)
     architecture = _architecture(config, folder, where)
     kind = _kind(architecture, folder, where)
     _check_problem(config, folder, where)
     _check_weights(folder, where)
-    transformers = import_extra("transformers", "hf", where)
-    model = _load(transformers, architecture, folder, where)
-    return TorchSource(model, field, _by_name(model, kind, where, mask))
+    return architecture, kind
 
 
 def _read_config(folder: Path, where: str) -> dict[str, Any]:

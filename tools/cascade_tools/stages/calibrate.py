@@ -21,7 +21,7 @@ from cascade_tools.artifacts import (
 )
 from cascade_tools.errors import ArtifactError, UsageError
 from cascade_tools.models.source import Source
-from cascade_tools.models.sources import load_source
+from cascade_tools.models.sources import check_sources, load_source
 from cascade_tools.models.usercode import Rows, load_rows
 from cascade_tools.planning.calibration import (
     Head,
@@ -55,6 +55,7 @@ def calibrate(work: Workspace, made_from: dict[str, str], report: Reporter) -> N
         UsageError: a tier's outputs do not fit, are not finite, or a label is out of range.
     """
     cascade = work.cascade
+    check_sources(cascade)
     rows = load_rows(cascade, "validation")
     if cascade.data.labels == "target":
         _mask(cascade, rows)  # before the models run for minutes
