@@ -116,7 +116,10 @@ def test_a_graph_with_weights_beside_it_is_left_to_the_server(
     copied: Path, content: Json, repository: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     entry = content["ladder"][0]
-    files = [ExportedFile(file=name, sha256=entry["sha256"]) for name in ("tiny.onnx", "tiny.weights")]
+    files = [
+        ExportedFile(file=name, sha256=entry["sha256"])
+        for name in ("export/tiny.onnx", "export/tiny.weights")
+    ]
     exported = ExportedTier(
         tier="tiny",
         format="onnx",
