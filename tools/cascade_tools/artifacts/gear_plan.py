@@ -1,0 +1,103 @@
+"""What the router reads at run time."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from cascade_tools.artifacts.base import Artifact, Value
+from cascade_tools.artifacts.calibration import AdoptedModel, InputSpec
+from cascade_tools.artifacts.policy import PolicyTable
+from cascade_tools.artifacts.profile import INLINE_ENTRY_MS
+from cascade_tools.runtime import plan as runtime_plan
+
+
+class LadderTier(Value):
+    """What the router needs to know of one tier of the full ladder; see `TierInfo` in the runtime.
+
+    Attributes:
+        tolerated_disagreement: share of its answers that the last tier need not have given; None where
+            nothing is planned for it.
+        adopted: how a model is asked that Triton serves already; None for an exported one.
+    """
+
+    tier: str
+    model: str
+    sha256: str
+    p50_ms: float
+    p99_ms: float
+    further_row_ms: float
+    tolerated_disagreement: float | None = Field(default=None, gt=0.0, lt=1.0)
+    adopted: AdoptedModel | None = None
+
+
+class Gear(Value):
+    """One policy and the arrival rates that it serves; the last gear has no upper rate.
+
+    Attributes:
+        min_queue: rows for which the first tier waits; 1 for none (CascadeServe's batch trigger).
+        max_wait_ms: how long it waits for them at most.
+    """
+
+    up_to_rps: float | None
+    policy: PolicyTable
+    min_queue: int = Field(ge=1)
+    max_wait_ms: float = Field(ge=0.0)
+    predicted_accuracy: float
+    predicted_cost: float
+
+
+class FallbackGears(Value):
+    """What serves while the tiers of `without` are broken; nothing is promised of it."""
+
+    without: tuple[str, ...]
+    gears: tuple[Gear, ...]
+
+
+class Hysteresis(Value):
+    """When a slower gear may come back: never while `rate < alpha * queue` (CascadeServe: alpha = 8)."""
+
+    alpha: float = Field(default=8.0, ge=0.0)
+    window_ms: float = Field(default=100.0, gt=0.0)
+
+
+class RouterLimits(Value):
+    """Bounds of the router inside Triton.
+
+    Attributes:
+        rows_in_flight: admitted and unanswered rows; above it UNAVAILABLE at once.
+        max_batch_size: of the router model, for the queue estimate.
+        inline_entry_ms: a first tier that is planned to take longer is not called inside `execute`.
+        escalation_threads: calls to later tiers that may be under way at once.
+        shadow_share: share of the answered rows that is also shown to the last tier, where a log is kept.
+        router_instances: processes that route; the limits are for all of them together.
+    """
+
+    rows_in_flight: int = Field(ge=1)
+    max_batch_size: int = Field(ge=1)
+    inline_entry_ms: float = Field(default=INLINE_ENTRY_MS, ge=0.0)
+    escalation_threads: int = Field(default=16, ge=1, le=256)
+    shadow_share: float = Field(default=0.01, ge=0.0, le=1.0)
+    router_instances: int = Field(default=1, ge=1, le=64)
+
+
+class GearPlan(Artifact):
+    """All that the router needs at run time; read back by `runtime/plan.py`, the one parser."""
+
+    kind: Literal["gear_plan"] = "gear_plan"
+    inputs: tuple[InputSpec, ...]
+    classes: int
+    tokens: int | None = None
+    probabilities: bool
+    ladder: tuple[LadderTier, ...]
+    gears: tuple[Gear, ...]
+    fallbacks: tuple[FallbackGears, ...] = ()
+    hysteresis: Hysteresis
+    limits: RouterLimits
+    cost_unit: str
+
+    @model_validator(mode="after")
+    def _router_accepts_it(self) -> Self:
+        runtime_plan.parse_plan(self.model_dump(mode="json"))
+        return self
