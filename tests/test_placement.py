@@ -11,7 +11,7 @@ from scipy.optimize import linprog
 
 from cascade_tools.errors import Infeasible
 from cascade_tools.planning import placement
-from cascade_tools.planning.placement import (
+from cascade_tools.planning.placement.direct import (
     KEEP_RATE,
     Device,
     Solution,

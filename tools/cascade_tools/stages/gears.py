@@ -22,7 +22,7 @@ from cascade_tools.artifacts import (
 from cascade_tools.planning.drift_of_plan import tolerated_by_gears
 from cascade_tools.planning.fallbacks import losses, policy_without
 from cascade_tools.planning.gears import choose_gears
-from cascade_tools.planning.placement import Device, sustainable_rate
+from cascade_tools.planning.placement.direct import Device, sustainable_rate
 from cascade_tools.runtime.bet import FALSE_ALARM_RATE
 from cascade_tools.spec import BatchTrigger, Cascade
 from cascade_tools.stages.calibrate import CALIBRATION_FILE, SCORES_FILE

@@ -15,8 +15,8 @@ from cascade_tools.artifacts import PlacedDevice, PlacedInstances, Placement, Pr
 from cascade_tools.errors import CheckFailed, Infeasible, UsageError
 from cascade_tools.planning.curves import memory_at, point_at
 from cascade_tools.planning.memory import held_mib
-from cascade_tools.planning.placement import Device, Solution, TierLoad, verify
-from cascade_tools.planning.placement import place as place_tiers
+from cascade_tools.planning.placement.direct import Device, Solution, TierLoad, verify
+from cascade_tools.planning.placement.direct import place as place_tiers
 from cascade_tools.spec import SPEC_FILE, Cascade, DeviceGroup, load_devices
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.progress import Reporter

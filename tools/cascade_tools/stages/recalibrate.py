@@ -27,7 +27,7 @@ from cascade_tools.planning.drift_of_plan import (
     served_by,
 )
 from cascade_tools.planning.evaluate import Evaluator, Question
-from cascade_tools.planning.placement import Device, sustainable_rate
+from cascade_tools.planning.placement.direct import Device, sustainable_rate
 from cascade_tools.planning.recalibrate import NewCut, planned_answers, refit
 from cascade_tools.stages.calibrate import SCORES_FILE
 from cascade_tools.stages.gears import GEARS_FILE

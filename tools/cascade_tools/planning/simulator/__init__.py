@@ -1,0 +1,1 @@
+"""A served cascade, event by event and batch by batch: what will happen at which load."""

@@ -1,0 +1,139 @@
+"""What is simulated: tiers on devices behind the router, as Triton serves them.
+
+arrivals --> Triton joins up to max_batch_size waiting requests --> router's execute: gear, admission,
+first tier (local: a step in the router's process; else a call) --> accepted rows answered at once,
+the rest by a pool of threads --> queue of the next tier --> first idle instance takes what waits --> ...
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cascade_tools.runtime.policy import Policy
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ServiceTime:
+    """One instance's work on one device type, by batch size: position b - 1 holds a batch of b rows.
+
+    Attributes:
+        time_ms: float64 [max_batch], without contention.
+        utilization: float64 [max_batch], share of the device that it keeps busy meanwhile.
+        energy_j: float64 [max_batch], dynamic energy of the batch; None where it is not known.
+    """
+
+    time_ms: FloatArray
+    utilization: FloatArray
+    energy_j: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class SimDevice:
+    """One device; work on it slows down in proportion once its utilization exceeds 1.
+
+    Attributes:
+        host: devices of one host are lost together with it.
+        idle_w: drawn all the time; None where it is not known.
+    """
+
+    type: str
+    host: int = 0
+    idle_w: float | None = None
+
+
+@dataclass(frozen=True)
+class SimTier:
+    """One tier of the full ladder.
+
+    Attributes:
+        service: of one stage's instance, by device type.
+        instances: per stage, the device of every instance; one stage where the tier is whole.
+        ask_ms: latency that a call of it adds beside its own work; 0 for a local one.
+        ask_cpu_ms: CPU time of router and server for one call.
+        local: it runs in the router's process, one batch at a time.
+        preferred: batch sizes that Triton sends at once; empty for whatever waits.
+        queue_delay_ms: how long Triton lets rows wait for a preferred batch.
+    """
+
+    name: str
+    service: dict[str, ServiceTime]
+    instances: tuple[tuple[int, ...], ...]
+    ask_ms: float = 0.0
+    ask_cpu_ms: float = 0.0
+    local: bool = False
+    preferred: tuple[int, ...] = ()
+    queue_delay_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class SimGear:
+    """One gear; the last has no upper rate."""
+
+    up_to_rps: float | None
+    policy: Policy
+    min_queue: int = 1
+    max_wait_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class SimRouter:
+    """The router, and what every request costs beside the tiers.
+
+    Attributes:
+        device: of its CPU time; None where that is counted nowhere.
+        cores: of that device.
+        front_ms: latency that client and front end add to a request.
+        front_cpu_ms: their CPU time per request; the generator's, too, where it shares the device.
+        batch_ms: time of the router per batch beside the tiers, and `row_ms` per row.
+    """
+
+    max_batch_size: int
+    rows_in_flight: int
+    escalation_threads: int = 16
+    inline_entry_ms: float = 2.0
+    device: int | None = None
+    cores: int = 1
+    front_ms: float = 0.0
+    front_cpu_ms: float = 0.0
+    batch_ms: float = 0.0
+    row_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A device that is gone from `at_s` on."""
+
+    at_s: float
+    device: int
+
+
+@dataclass(frozen=True)
+class System:
+    """All of it; `fallbacks` by the tiers that are broken, as in the gear plan."""
+
+    tiers: tuple[SimTier, ...]
+    devices: tuple[SimDevice, ...]
+    router: SimRouter
+    gears: tuple[SimGear, ...]
+    fallbacks: tuple[tuple[frozenset[str], tuple[SimGear, ...]], ...] = ()
+    alpha: float = 8.0
+    window_ms: float = 100.0
+    losses: tuple[Loss, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the tiers said of recorded rows, to be drawn from: rows in order, tiers of the full ladder.
+
+    Attributes:
+        confidence: float32 [rows, tiers].
+        correct: bool [rows, tiers].
+    """
+
+    confidence: npt.NDArray[np.float32]
+    correct: npt.NDArray[np.bool_]
