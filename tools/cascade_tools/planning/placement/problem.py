@@ -1,7 +1,7 @@
 """What is placed, where, by which rule and towards which goal; and the answer.
 
-A *variant* is one way to run a tier: whole or cut into equal stages, in batches of one size. A tier may run as
-several variants at once, each of them complete. A *unit* is one stage of one variant of one tier: what
+A *variant* is one way to run a tier: whole or cut into equal stages, in batches of one size. A tier may run
+as several variants at once, each of them complete. A *unit* is one stage of one variant of one tier: what
 instances are made of. Counts and loads are arrays [units, devices].
 """
 
@@ -30,8 +30,8 @@ class Variant:
         seconds_per_row: of one instance of one stage: its time for a batch over the batch.
         utilization: kernel utilization of one busy instance, (0, 1].
         memory_mib: what the first instance of one stage takes on a device, headroom included.
-        further_mib: what each further one takes there: `memory_mib` where every instance holds its own weights
-            (ONNX Runtime, dynamic TensorRT plans), less where they are shared (static plans).
+        further_mib: what each further one takes there: `memory_mib` where every instance holds its own
+            weights (ONNX Runtime, dynamic TensorRT plans), less where they are shared (static plans).
         energy_j: dynamic energy of one row in one stage; empty where it is not known.
     """
 
@@ -89,7 +89,7 @@ class Goal:
 
 
 class Unit(NamedTuple):
-    """One stage, counted from 0, of one variant of one tier: positions in `Problem.tiers` and its variants."""
+    """One stage, counted from 0, of one variant of one tier, as positions in the problem."""
 
     tier: int
     variant: int
