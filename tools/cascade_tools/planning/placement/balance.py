@@ -3,7 +3,7 @@
 A linear program over mean busy instances f[unit, group] of one device of each group of equal devices:
 
     max L   sum_v y[i, v, h] = reach_i * L              every tier keeps up
-            sum_g size_g * f[u, g] / tau[u, g] = y      each stage of a chain does what the chain does, in its host
+            sum_g size_g * f[u, g] / tau[u, g] = y      every stage of a chain keeps up, in one host
             0 <= f[u, g] <= n[u, g]                     a busy instance exists
             sum_u utilization[u, g] * f[u, g] <= 1      devices are busy at most all the time
 
@@ -81,7 +81,7 @@ def balance_at(problem: Problem, count: IntArray, rate_rps: float) -> FloatArray
 
 
 def balance_groups(problem: Problem, groups: Groups) -> tuple[float, FloatArray]:
-    """`balance` on groups of equal devices: rate of all, busy instances [units, groups] of one device each."""
+    """`balance` on groups of equal devices: rate, busy instances [units, groups] of one device of each."""
     nothing = np.zeros(groups.count.shape)
     program = _program(problem, groups, table(problem, groups.type))
     if program is None:
