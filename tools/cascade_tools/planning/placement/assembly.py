@@ -91,7 +91,7 @@ def add_loads(
     patterns: Sequence[Pattern],
     uses: IntArray,
 ) -> Loads:
-    """Add the loads of patterns that are used so often (columns `uses`), and keep every place within bounds."""
+    """Add the loads of patterns that are used so often (columns `uses`), within bounds."""
     found = [np.nonzero(p.count) for p in patterns]
     sizes = [len(unit) for unit, _ in found]
     pattern = np.repeat(np.arange(len(patterns)), sizes)

@@ -48,7 +48,7 @@ def _check_runs(problem: Problem, tier: TierLoad) -> None:
         return
     known = sorted({kind for variant in tier.variants for kind in variant.seconds_per_row})
     raise Infeasible(
-        f"tier {tier.name} runs on {', '.join(known) or 'no type of device'}, the devices are {', '.join(types)}",
+        f"tier {tier.name} runs on {', '.join(known) or 'no type'}, the devices are {', '.join(types)}",
         "give its figures for one of these types, or add a device of a type that it runs on",
         constraint="device type",
         details={"missing_mib": None, "tiers_without_home": [tier.name]},
