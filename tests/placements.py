@@ -83,7 +83,7 @@ def held_mib(problem: Problem, column: tuple[int, ...]) -> int:
 
 
 def full_columns(problem: Problem, device: Device) -> list[tuple[int, ...]]:
-    """All instances that one device may hold to which none can be added; more than can be busy help nobody."""
+    """What one device may hold if nothing can be added; more instances than can be busy help nobody."""
     shares = [problem.variant(unit).utilization[device.type] for unit in problem.units]
     ranges = [range(int(np.ceil(1.0 / share - 1e-9)) + 1) for share in shares]
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cascade_tools.planning.placement.balance import balance
+from cascade_tools.planning.placement.blocks import complete
 from cascade_tools.planning.placement.losses import losses
 from cascade_tools.planning.placement.problem import (
     Device,
@@ -32,6 +33,7 @@ def test_every_loss_is_what_balancing_the_rest_gives(seed, closure):
     problem = replace(random_problem(seed, 3, 6, split=True, per_host=2), closure=closure)
     count = np.random.default_rng(seed).integers(0, 2, (len(problem.units), 6))
     count[:, :2] = 1
+    count = complete(problem, count, [device.host for device in problem.devices])
     solution = answer(problem, count)
     found = losses(problem, solution)
     assert sorted(g for left in found if left.what == "device" for g in left.which) == list(range(6))
