@@ -23,7 +23,6 @@ GOOD_GAP = 1e-6
 WITHIN = "within bound"
 ENOUGH_GAP = 5e-4
 FEW_DEVICES = 8
-SMALL_CLUSTER = 16
 ROUNDING = 1e-6
 
 
@@ -42,8 +41,8 @@ def solve(problem: Problem, time_limit_s: float = 20.0) -> Solution:
     answers = [floor for name, floor in baselines(problem).items() if floor is not None and name in FLOORS]
     found: list[Found] = []
     if len(problem.devices) > PATTERN_DEVICES:
-        part = 0.5 if len(problem.devices) <= SMALL_CLUSTER else 1.0  # the rest is for the direct program
-        found.append(patterns(problem, part * time_limit_s, [a.count for a in answers]))
+        limit_s = _pattern_share(problem) * time_limit_s
+        found.append(patterns(problem, limit_s, [a.count for a in answers]))
         answers += _answers(problem, found[-1], "patterns")
     if len(problem.devices) <= DIRECT_DEVICES and _open(problem, answers, found):
         limit_s = min(0.6 * time_limit_s, DEVICE_SECONDS / len(problem.devices))
@@ -58,6 +57,14 @@ def solve(problem: Problem, time_limit_s: float = 20.0) -> Solution:
     if wrong:
         raise CheckFailed("the placement does not hold: " + "; ".join(wrong[:5]))
     return best
+
+
+def _pattern_share(problem: Problem) -> float:
+    """The part of the time that patterns get: less where the direct program follows, or where they are easy."""
+    if len(problem.devices) <= DIRECT_DEVICES:
+        return 0.4
+    chains = any(variant.stages > 1 for tier in problem.tiers for variant in tier.variants)
+    return 1.0 if chains or problem.closure == "host" else 0.5
 
 
 def _answers(problem: Problem, found: Found, method: str) -> list[Solution]:
