@@ -144,10 +144,12 @@ def _load(devices: Sequence[PlacedDevice]) -> str:
 
 
 def _losses(made: Placement) -> list[str]:
-    if not made.losses:
+    hosts = {device.host for device in made.devices}
+    shown = [lost for lost in made.losses if lost.what == "device" or len(hosts) > 1]
+    if not shown or len(made.devices) == 1:
         return []
     lines = ["  One lost, the others as they are: rows/s left (share of the plan's)"]
-    labels = [(lost, _lost_label(made, lost)) for lost in made.losses]
+    labels = [(lost, _lost_label(made, lost)) for lost in shown]
     width = min(max(len(label) for _, label in labels), LABEL + 4)
     blocks = [
         _wrapped(f"    {label:{width}}  {_left(made, lost)}", " " * (width + 6)) for lost, label in labels
@@ -165,10 +167,14 @@ def _lost_label(made: Placement, lost: Lost) -> str:
 
 def _left(made: Placement, lost: Lost) -> str:
     if lost.rate_rps is None:
-        return f"no placement left: {', '.join(lost.homeless)} without a home" if lost.homeless else "nothing"
+        return f"{'-':>10}  nothing is left that could answer"
     share = lost.rate_rps / made.rate_rps if made.rate_rps > 0.0 else 0.0
-    busy = "" if lost.busiest_share is None else f", busiest device {100 * lost.busiest_share:.0f} %"
-    return f"{_rate(lost.rate_rps):>10}  ({share:.0%}{busy})"
+    text = f"{_rate(lost.rate_rps):>10}  ({share:.0%})"
+    if made.minimise is not None:
+        text += f", busiest device {100 * (lost.busiest_share or 0.0):.0f} %"
+    if lost.homeless:
+        text += f", without {', '.join(lost.homeless)}: its rows go to the next larger tier"
+    return text
 
 
 def _label(made: Placement, numbers: Sequence[int]) -> str:
