@@ -82,7 +82,13 @@ def _generated(
     return generate(numbers, goal, pricers, pool, effort)
 
 
-def _choice(numbers: Numbers, goal: Goal, sites: tuple[SiteKind, ...], generated: Generated) -> list[Pattern]:
+def _choice(
+    numbers: Numbers,
+    goal: Goal,
+    sites: tuple[SiteKind, ...],
+    generated: Generated,
+    others: list[Pattern],
+) -> list[Pattern]:
     """The patterns that are put together, each once."""
     chosen: dict[tuple[int, bytes], Pattern] = {}
     known = [Pattern(column.site, column.count) for column in generated.pool.columns] + others
