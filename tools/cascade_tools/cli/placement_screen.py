@@ -144,25 +144,32 @@ def _load(devices: Sequence[PlacedDevice]) -> str:
 
 
 def _losses(made: Placement) -> list[str]:
-    hosts = {device.host for device in made.devices}
-    shown = [lost for lost in made.losses if lost.what == "device" or len(hosts) > 1]
+    used = {placed.device for placed in made.instances}
+    hosts = {made.devices[number].host for number in used}
+    shown = [lost for lost in made.losses if lost.which[0] in (used if lost.what == "device" else hosts)]
+    if len({device.host for device in made.devices}) == 1:
+        shown = [lost for lost in shown if lost.what == "device"]
     if not shown or len(made.devices) == 1:
         return []
-    lines = ["  One lost, the others as they are: rows/s left (share of the plan's)"]
-    labels = [(lost, _lost_label(made, lost)) for lost in shown]
-    width = min(max(len(label) for _, label in labels), LABEL + 4)
+    lines = ["  One of them lost, the others as they are: rows/s left (share of the plan's)"]
+    same: dict[tuple[str, str], list[int]] = {}
+    for lost in shown:
+        same.setdefault((_lost_kind(made, lost), _left(made, lost)), []).extend(lost.which)
+    labels = [_numbered(kind, sorted(which)) for (kind, _), which in same.items()]
+    width = max(map(len, labels))
     blocks = [
-        _wrapped(f"    {label:{width}}  {_left(made, lost)}", " " * (width + 6)) for lost, label in labels
+        _wrapped(f"    {label:{width}}  {left}", " " * (width + 6))
+        for label, (_, left) in zip(labels, same, strict=True)
     ]
     return lines + _first(blocks, MOST_LOSS_LINES, "of them")
 
 
-def _lost_label(made: Placement, lost: Lost) -> str:
+def _lost_kind(made: Placement, lost: Lost) -> str:
+    """The type of a device; of a host all that is in it."""
     if lost.what == "device":
-        return _label(made, list(lost.which))
+        return made.devices[lost.which[0]].type
     inside = Counter(device.type for device in made.devices if device.host == lost.which[0])
-    what = ", ".join(f"{count} {kind}" for kind, count in inside.items())
-    return f"host {_ranges(lost.which)} ({what})"
+    return "host of " + ", ".join(f"{count} {kind}" for kind, count in inside.items())
 
 
 def _left(made: Placement, lost: Lost) -> str:
@@ -179,8 +186,11 @@ def _left(made: Placement, lost: Lost) -> str:
 
 def _label(made: Placement, numbers: Sequence[int]) -> str:
     """`gpu-24gb 0-5`: the type, and numbers over all devices."""
-    kinds = dict.fromkeys(made.devices[number].type for number in numbers)
-    name = f"{', '.join(kinds)} {_ranges(numbers)}"
+    return _numbered(made.devices[numbers[0]].type, numbers)
+
+
+def _numbered(kind: str, numbers: Sequence[int]) -> str:
+    name = f"{kind} {_ranges(numbers)}"
     if len(name) <= LABEL:
         return name
     return f"{name[: LABEL - 16].rpartition(',')[0]},... ({len(numbers):,} of them)"

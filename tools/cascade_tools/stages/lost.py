@@ -68,6 +68,8 @@ def _busy_share(problem: Problem, left: Left) -> tuple[float, ...]:
     busy = left.busy()
     variants = [problem.variant(unit) for unit in problem.units]
     return tuple(
-        fsum(v.utilization.get(device.type, 0.0) * float(f) for v, f in zip(variants, busy[:, g], strict=True))
+        fsum(
+            v.utilization.get(device.type, 0.0) * float(f) for v, f in zip(variants, busy[:, g], strict=True)
+        )
         for g, device in enumerate(problem.devices)
     )
