@@ -56,11 +56,11 @@ class Lost(Value):
         what: of which kind each of `which` is.
         which: numbers of devices, or of hosts; the loss of any one of them leaves the same.
         homeless: tiers that have no instance, or no whole chain of stages, any more.
-        reach: share of all rows that each tier sees then: the planned one, or where tiers are homeless, by the
-            router's rule that the next larger tier takes the rows of a broken one; empty if nothing is left.
+        reach: share of all rows that each tier sees then: the planned one, or where tiers are homeless, by
+            the router's rule that the next larger tier takes the rows of a broken one; empty without a rate.
         rate_rps: the highest that is sustained so; None if nothing is left.
         busiest_share: the largest busy share of a device at the planned rate, or at all that is left.
-        busy_share: of each device then, without the first of `which`; empty for more than 256 devices.
+        busy_share: of each device then, without the first of `which`; empty where there are many devices.
     """
 
     what: Literal["device", "host"]
@@ -86,11 +86,11 @@ class Placement(Artifact):
         giant_only_rps: rate of the last tier alone on all these devices; None where it does not fit.
         baselines: rows/s of simpler ways to place, by name; None where there is none.
         batch: rows of a batch, by tier: of the instances that do most of its work.
-        figures: where times, utilization and memory come from that all of this is predicted with; the least of
+        figures: where the times, utilization and memory come from that this is predicted with; the least of
             them counts. `energy_figures` likewise, for the energy.
-        energy_j: dynamic energy of one row; None where it is not known of every tier. `giant_energy_j` likewise,
-            of the last tier alone.
-        energy_batches: of which batch these figures are, where they are of another than the planned one.
+        energy_j: dynamic energy of one row; None where it is not known of every tier.
+        giant_energy_j: likewise, of the last tier alone.
+        energy_batches: of which batch these are, by tier, where they are of another than the planned one.
         losses: for every single device and host.
     """
 

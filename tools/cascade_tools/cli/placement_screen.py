@@ -10,6 +10,7 @@ from cascade_tools.artifacts import Lost, PlacedDevice, PlacedInstances, Placeme
 
 WIDTH = 100
 LABEL = 40
+HOST = "host of "
 MOST_GROUP_LINES = 15
 MOST_LOSS_LINES = 12
 MIB_PER_GIB = 1024
@@ -39,9 +40,10 @@ def _headline(made: Placement, seconds: float | None) -> list[str]:
     found = f"{made.status} by {made.method}" + ("" if seconds is None else f" in {seconds:.1f} s")
     name = f"{made.cascade}: " if made.cascade else ""
     if made.minimise is None:
-        first = (
-            f"{name}{_rate(made.rate_rps)} rows/s sustainable, at most {_rate(made.bound_rps)} by this rule"
-        )
+        giant = list(made.batch)[-1]
+        times = made.rate_rps / made.giant_only_rps if made.giant_only_rps else 0.0
+        gain = f", {times:.2f}x {giant} alone" if times and len(made.batch) > 1 else ""
+        first = f"{name}{_rate(made.rate_rps)} rows/s sustainable{gain}; at most {_rate(made.bound_rps)}"
     else:
         unit = "devices in use" if made.minimise == "gpus" else "W, idle and dynamic"
         first = (
@@ -155,7 +157,7 @@ def _losses(made: Placement) -> list[str]:
     same: dict[tuple[str, str], list[int]] = {}
     for lost in shown:
         same.setdefault((_lost_kind(made, lost), _left(made, lost)), []).extend(lost.which)
-    labels = [_numbered(kind, sorted(which)) for (kind, _), which in same.items()]
+    labels = [_lost_label(kind, sorted(which)) for (kind, _), which in same.items()]
     width = max(map(len, labels))
     blocks = [
         _wrapped(f"    {label:{width}}  {left}", " " * (width + 6))
@@ -169,7 +171,14 @@ def _lost_kind(made: Placement, lost: Lost) -> str:
     if lost.what == "device":
         return made.devices[lost.which[0]].type
     inside = Counter(device.type for device in made.devices if device.host == lost.which[0])
-    return "host of " + ", ".join(f"{count} {kind}" for kind, count in inside.items())
+    return HOST + ", ".join(f"{count} {kind}" for kind, count in inside.items())
+
+
+def _lost_label(kind: str, numbers: Sequence[int]) -> str:
+    """`gpu-24gb 0-5`, or `host 0-1 (4 gpu-24gb)`."""
+    if not kind.startswith(HOST):
+        return _numbered(kind, numbers)
+    return f"{_numbered('host', numbers)} ({kind.removeprefix(HOST)})"
 
 
 def _left(made: Placement, lost: Lost) -> str:
