@@ -23,6 +23,7 @@ from cascade_tools.planning.placement.generation import (
     ordered,
 )
 from cascade_tools.planning.placement.numbers import Numbers, numbers_of
+from cascade_tools.planning.placement.polish import polish
 from cascade_tools.planning.placement.pricing import Pricer, pricer, prices_of_goal, restated
 from cascade_tools.planning.placement.problem import Goal, IntArray, Problem
 from cascade_tools.planning.placement.sites import SiteKind, sites_of
@@ -31,6 +32,7 @@ FIRST_GAP = 1e-2
 ASSEMBLY_GAP = 2e-4
 EXPECTED_ROUNDS = 10
 LISTED_PER_KIND = 40
+POLISH_SHARE = 0.05
 SEED = 0
 SPREAD = 8
 SPREAD_PROGRAMS = 60
@@ -66,6 +68,8 @@ def patterns(problem: Problem, time_limit_s: float, others: Sequence[IntArray] =
     if uses is None:
         return Found(None, bound, "no mixture")
     count = written_out((len(problem.units), len(problem.devices)), sites, choice, uses)
+    if not numbers.per_host:
+        count = polish(problem, numbers, sites, count, bound, POLISH_SHARE * time_limit_s)
     return Found(count, bound, "within bound")
 
 

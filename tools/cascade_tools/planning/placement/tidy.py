@@ -14,7 +14,7 @@ from cascade_tools.planning.placement.transfers import fewest_transfers, transfe
 
 TIDY_DEVICES = 16
 TIDY_GAP = 1e-3
-MEMORY_CELLS = 40
+MEMORY_CELLS = 24
 MEMORY_WEIGHT = 1e-3
 KEEP_COST = 1.0 + 1e-7
 
