@@ -48,6 +48,8 @@ def _check_tier(system: System, tier: SimTier) -> None:
             )
     if not tier.local and not tier.instances:
         raise ValueError(f"{where}.instances: needs at least one stage")
+    if tier.stage_shares and len(tier.stage_shares) != len(tier.instances):
+        raise ValueError(f"{where}.stage_shares: {len(tier.stage_shares)} for {len(tier.instances)} stages")
     for place in (place for stage in tier.instances for place in stage):
         if not 0 <= place < len(system.devices):
             raise ValueError(f"{where}.instances: there is no device {place}")
