@@ -36,7 +36,10 @@ class Pool:
 
     def add(self, column: Column, pricer: Pricer) -> bool:
         """Take a pattern in, unless it is there with places exchanged; a better load of it is another one."""
-        key = (column.site, ordered(column.count, pricer.site.kind).tobytes() + column.goods.round(9).tobytes())
+        key = (
+            column.site,
+            ordered(column.count, pricer.site.kind).tobytes() + column.goods.round(9).tobytes(),
+        )
         if key in self._seen:
             return False
         self._seen.add(key)
@@ -81,7 +84,8 @@ def generate(
         fresh = [
             pool.add(column, p)
             for (column, _), p, rent in zip(found, pricers, mixture.rent, strict=True)
-            if column is not None and mixture.price @ column.goods - column.cost > rent * (1.0 + 1e-6) + UNWANTED
+            if column is not None
+            and mixture.price @ column.goods - column.cost > rent * (1.0 + 1e-6) + UNWANTED
         ]
         if not any(fresh) or abs(bound - mixture.value) <= CLOSE * abs(bound):
             break

@@ -85,7 +85,15 @@ def pricer(numbers: Numbers, goal: Goal, number: int, site: SiteKind) -> Pricer:
         add_homes(program, numbers, cells, np.flatnonzero(numbers.faint), in_use)
         tier, column, value, goods = np.zeros(1, np.int64), rate, np.ones(1), 1
     return Pricer(
-        number, site, program, cells, tier, column, value, _cost(numbers, goal, site, cells), goods,
+        number,
+        site,
+        program,
+        cells,
+        tier,
+        column,
+        value,
+        _cost(numbers, goal, site, cells),
+        goods,
         len(numbers.tier),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cascade_tools.errors import CheckFailed, Infeasible
+from cascade_tools.errors import Infeasible
 from cascade_tools.planning.placement.direct import direct
 from cascade_tools.planning.placement.finish import finish
 from cascade_tools.planning.placement.problem import Problem, Solution
@@ -20,7 +20,9 @@ def solve(problem: Problem, time_limit_s: float = 20.0) -> Solution:
         CheckFailed: the answer breaks a rule; a defect.
     """
     found = direct(problem, time_limit_s)
-    answer = None if found.count is None else finish(problem, found.count, found.bound, found.status, "direct")
+    answer = (
+        None if found.count is None else finish(problem, found.count, found.bound, found.status, "direct")
+    )
     if answer is None:
         raise Infeasible("no placement was found", constraint="memory", details={"missing_mib": None})
     return answer

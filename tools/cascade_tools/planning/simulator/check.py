@@ -90,5 +90,5 @@ def _check_trace(
         raise ValueError("arrival_s: must be finite and from 0 on")
     if (np.diff(arrival_s) < 0.0).any():
         raise ValueError("arrival_s: must not decrease")
-    if len(rows) and not (0 <= rows.min() and rows.max() < shape[0]):
+    if len(rows) and not (rows.min() >= 0 and rows.max() < shape[0]):
         raise ValueError(f"rows: must be numbers of the {shape[0]} recorded rows")
