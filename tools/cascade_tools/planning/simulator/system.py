@@ -95,8 +95,8 @@ class SimRouter:
         device: of its CPU time; None where that is counted nowhere.
         cores: of that device.
         front_ms: latency that client and front end add to a request when nothing else runs.
-        front_cpu_ms: their CPU time per request, request after request; the generator's, too, where it
-            shares the device. What of it is not above `front_ms` is a part of it.
+        front_cpu_ms: their CPU time per request, the generator's, too, where it shares the device; it comes
+            before all other work there.
         batch_ms: time of the router per batch beside the tiers, and `row_ms` per row.
         hand_off_ms: that it takes to hand rows to a thread of the pool.
         late_row_ms: that one answer takes which a thread of the pool sends.
