@@ -1,8 +1,9 @@
-"""Placements that differ from one by a single instance: more, fewer, or elsewhere."""
+"""Placements that differ from one by little: an instance more, fewer or elsewhere, or two changed over."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
 
 import numpy as np
 
@@ -10,9 +11,11 @@ from cascade_tools.planning.placement.problem import Device, IntArray, Problem
 
 STRICT_SLACK = 1e-9
 
+Step = tuple[int, int, int]  # unit, device, instances more
+
 
 def neighbours(problem: Problem, count: IntArray) -> Iterator[IntArray]:
-    """The legal ones; of devices that are alike and hold the same, the first stands for all.
+    """The legal ones, those with one step first; of devices that are alike the first stands for all.
 
     Args:
         problem: its rates play no part.
@@ -20,19 +23,25 @@ def neighbours(problem: Problem, count: IntArray) -> Iterator[IntArray]:
     """
     at = _representatives(problem, count)
     least = np.zeros_like(count) if problem.at_least is None else np.minimum(problem.at_least, count)
+    single, double = list[list[Step]](), list[list[Step]]()
+    moves = list[tuple[int, int, int]]()
     for unit in range(len(problem.units)):
         variant = problem.variant(problem.units[unit])
         able = [g for g in at if problem.devices[g].type in variant.seconds_per_row]
         spare = [g for g in at if count[unit, g] > least[unit, g]]
-        steps = [[(g, 1)] for g in able]
-        steps += [[(g, -1)] for g in spare if count[unit].sum() > 1]
-        steps += [[(a, -1), (b, 1)] for a in spare for b in able if a != b]
-        for step in steps:
-            changed = count.copy()
-            for device, by in step:
-                changed[unit, device] += by
-            if all(_fits(problem, changed, device) for device, by in step if by > 0):
-                yield changed
+        single += [[(unit, g, 1)] for g in able]
+        single += [[(unit, g, -1)] for g in spare if count[unit].sum() > 1]
+        moves += [(unit, a, b) for a in spare for b in able if a != b]
+    single += [[(unit, a, -1), (unit, b, 1)] for unit, a, b in moves]
+    for (unit, a, b), (other, c, d) in combinations(moves, 2):
+        if unit != other and (a, b) == (d, c):  # they change places
+            double.append([(unit, a, -1), (unit, b, 1), (other, c, -1), (other, d, 1)])
+    for steps in (*single, *double):
+        changed = count.copy()
+        for unit, device, by in steps:
+            changed[unit, device] += by
+        if all(_fits(problem, changed, device) for _, device, by in steps if by > 0):
+            yield changed
 
 
 def _representatives(problem: Problem, count: IntArray) -> list[int]:
