@@ -7,9 +7,9 @@ from itertools import combinations
 
 import numpy as np
 
+from cascade_tools.planning.placement.numbers import numbers_of
 from cascade_tools.planning.placement.problem import Device, IntArray, Problem
-
-STRICT_SLACK = 1e-9
+from cascade_tools.planning.placement.room import fits
 
 Step = tuple[int, int, int]  # unit, device, instances more
 
@@ -21,7 +21,7 @@ def neighbours(problem: Problem, count: IntArray) -> Iterator[IntArray]:
         problem: its rates play no part.
         count: instances, [units, devices].
     """
-    at = _representatives(problem, count)
+    numbers, at = numbers_of(problem), _representatives(problem, count)
     least = np.zeros_like(count) if problem.at_least is None else np.minimum(problem.at_least, count)
     single, double = list[list[Step]](), list[list[Step]]()
     moves = list[tuple[int, int, int]]()
@@ -40,8 +40,22 @@ def neighbours(problem: Problem, count: IntArray) -> Iterator[IntArray]:
         changed = count.copy()
         for unit, device, by in steps:
             changed[unit, device] += by
-        if all(_fits(problem, changed, device) for _, device, by in steps if by > 0):
+        fuller = {device for _, device, by in steps if by > 0}
+        if all(fits(numbers, int(numbers.kind[device]), changed[:, device]) for device in fuller):
             yield changed
+
+
+def with_wanted(problem: Problem, count: IntArray) -> IntArray:
+    """With the instances that are wanted anyhow, where they fit beside the others."""
+    if problem.at_least is None:
+        return count
+    numbers, count = numbers_of(problem), count.copy()
+    for unit, device in np.argwhere(problem.at_least > count).tolist():
+        column = count[:, device].copy()
+        column[unit] = problem.at_least[unit, device]
+        if fits(numbers, int(numbers.kind[device]), column):
+            count[:, device] = column
+    return count
 
 
 def _representatives(problem: Problem, count: IntArray) -> list[int]:
@@ -49,21 +63,3 @@ def _representatives(problem: Problem, count: IntArray) -> list[int]:
     for number, device in enumerate(problem.devices):
         seen.setdefault((device, count[:, number].tobytes()), number)
     return list(seen.values())
-
-
-def _fits(problem: Problem, count: IntArray, device: int) -> bool:
-    """Memory, the strict rule, and a bound that somebody else has set."""
-    here = count[:, device].tolist()
-    used = sum(problem.variant(unit).held_mib(n) for unit, n in zip(problem.units, here, strict=True))
-    if used > problem.devices[device].memory_mib:
-        return False
-    kind = problem.devices[device].type
-    if problem.rule == "strict":
-        resident = ((problem.variant(unit), n) for unit, n in zip(problem.units, here, strict=True) if n)
-        if sum(variant.utilization[kind] * n for variant, n in resident) > 1.0 + STRICT_SLACK:
-            return False
-    for number, tier in enumerate(problem.tiers):
-        mine = sum(n for unit, n in zip(problem.units, here, strict=True) if unit.tier == number)
-        if tier.instances is not None and mine > tier.instances:
-            return False
-    return True
