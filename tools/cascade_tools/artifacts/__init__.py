@@ -30,9 +30,12 @@ from cascade_tools.artifacts.exported import (
 from cascade_tools.artifacts.gear_plan import (
     FallbackGears,
     Gear,
+    GearForecast,
     GearPlan,
     Hysteresis,
     LadderTier,
+    PlannedRates,
+    PlannedService,
     RouterLimits,
 )
 from cascade_tools.artifacts.placement import Lost, PlacedDevice, PlacedInstances, Placement
@@ -81,6 +84,7 @@ __all__ = [
     "FloatArray",
     "Frontier",
     "Gear",
+    "GearForecast",
     "GearPlan",
     "HalfPrecision",
     "Hop",
@@ -95,6 +99,8 @@ __all__ = [
     "PlacedDevice",
     "PlacedInstances",
     "Placement",
+    "PlannedRates",
+    "PlannedService",
     "PolicyTable",
     "PredictedPolicy",
     "Profile",
