@@ -30,9 +30,12 @@ from cascade_tools.artifacts.exported import (
 from cascade_tools.artifacts.gear_plan import (
     FallbackGears,
     Gear,
+    GearForecast,
     GearPlan,
     Hysteresis,
     LadderTier,
+    PlannedRates,
+    PlannedService,
     RouterLimits,
 )
 from cascade_tools.artifacts.placement import PlacedDevice, PlacedInstances, Placement
@@ -80,6 +83,7 @@ __all__ = [
     "FloatArray",
     "Frontier",
     "Gear",
+    "GearForecast",
     "GearPlan",
     "HalfPrecision",
     "Hop",
@@ -93,6 +97,8 @@ __all__ = [
     "PlacedDevice",
     "PlacedInstances",
     "Placement",
+    "PlannedRates",
+    "PlannedService",
     "PolicyTable",
     "PredictedPolicy",
     "Profile",

@@ -12,6 +12,7 @@ from cascade_tools.spec.goals import BatchTrigger, Gears, Objective
 from cascade_tools.spec.load import SPEC_FILE, load_cascade, load_devices
 from cascade_tools.spec.names import ADDRESS, LARGEST_PORT, Name
 from cascade_tools.spec.profiling import MOST_INSTANCES, ProfileChoice
+from cascade_tools.spec.rates import Histogram, Rates, Slo
 from cascade_tools.spec.tiers import SOURCES, Format, Gives, Source, Tier, TritonModels, stage_models
 
 __all__ = [
@@ -30,10 +31,13 @@ __all__ = [
     "Format",
     "Gears",
     "Gives",
+    "Histogram",
     "Name",
     "Objective",
     "ProfileChoice",
+    "Rates",
     "Serving",
+    "Slo",
     "Source",
     "Splits",
     "Tier",
