@@ -4,10 +4,10 @@
         window   window   ...          rows, executions and compute time between two readings
             findings                   rates against the plan's rates; compute time and utilization
 
-Rates are tested (`rate_test`). Compute time and utilization have the plan's own bounds: a tier that takes 1.5
-times the planned time for its batches, or a device that is busy for 1.5 times what the plan says of the
-batches that were executed, or whose kernels ask for more than the whole of it, is an alarm: the models thrash. A half of
-the last windows has to show it, so that no single stutter does.
+Rates are tested (`rate_test`). Compute time and utilization have fixed bounds: a tier that takes 1.5 times
+the planned time for its batches, a device that is busy for 1.5 times what the plan says of the batches that
+were executed, and one whose kernels ask for more than the whole of it are an alarm: the models thrash. The
+median of the last windows has to show it, so that no single stutter does.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Reading:
     Attributes:
         at_s: of a clock that never goes back.
         rows: that came to the router, refused ones and those that still wait for it included.
+        requests: that they came in.
         asked: rows that each tier was asked for, those included that the router ran by itself.
         work: of the tiers that have models of their own, by tier.
         gpu_utilization: 0..1 now, by GPU; empty where the server shows none.
@@ -53,6 +54,7 @@ class Reading:
 
     at_s: float
     rows: float
+    requests: float
     asked: Mapping[str, float] = field(default_factory=dict)
     work: Mapping[str, Work] = field(default_factory=dict)
     gpu_utilization: Mapping[str, float] = field(default_factory=dict)
@@ -65,6 +67,7 @@ class Window:
 
     seconds: float
     rows: float
+    requests: float
     asked: Mapping[str, float]
     work: Mapping[str, Work]
     gpu_utilization: Mapping[str, float]
@@ -84,10 +87,11 @@ def window_between(before: Reading, after: Reading) -> Window | None:
     for tier, now in after.work.items():
         was = before.work.get(tier, Work())
         work[tier] = Work(now.rows - was.rows, now.executions - was.executions, now.compute_s - was.compute_s)
-    fell = [after.rows - before.rows, *asked.values(), *(done.executions for done in work.values())]
-    if seconds <= 0.0 or min(fell) < 0.0:
+    rows, requests = after.rows - before.rows, after.requests - before.requests
+    grown = [rows, requests, *asked.values(), *(done.executions for done in work.values())]
+    if seconds <= 0.0 or min(grown) < 0.0:
         return None
-    return Window(seconds, after.rows - before.rows, asked, work, after.gpu_utilization, after.gear)
+    return Window(seconds, rows, requests, asked, work, after.gpu_utilization, after.gear)
 
 
 @dataclass(frozen=True)
@@ -231,7 +235,7 @@ class Watch:
     def add(self, window: Window) -> None:
         """One more window."""
         self._rates.append(window.rate_rps)
-        self._above.add(window.rows, window.seconds)
+        self._above.add(window.rows, window.seconds, window.rows / max(1.0, window.requests))
         if self._off is not None:
             self._off.add(window.rows, window.seconds)
         self._last.append(window)

@@ -1,10 +1,10 @@
 """What Triton's metrics page says of a served cascade's load, as a reading for `planning.watch`.
 
-    nv_inference_count                      of the router: rows that entered `execute`, refused ones included
-    nv_inference_pending_request_count      of the router: requests that wait for that
-    cascade_answers, cascade_escalations    rows that each tier was asked for, by whoever runs it
-    nv_inference_count, _exec_count, _compute_infer_duration_us        of each tier's models
-    nv_gpu_utilization, cascade_gear        now
+nv_inference_count                      of the router: rows that entered `execute`, refused ones included
+nv_inference_pending_request_count      of the router: requests that wait for that
+cascade_answers, cascade_escalations    rows that each tier was asked for, by whoever runs it
+nv_inference_count, _exec_count, _compute_infer_duration_us        of each tier's models
+nv_gpu_utilization, cascade_gear        now
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def load_of(text: str, model: str, tiers: Mapping[str, str], at_s: float) -> Rea
     Args:
         text: in Prometheus' format.
         model: the router's.
-        tiers: the model of every tier, by tier; one that is cut into stages has several, whose names begin so.
+        tiers: the model of every tier, by tier; the names of stages begin with it.
         at_s: when it was read.
 
     Raises:
@@ -65,9 +65,13 @@ def load_of(text: str, model: str, tiers: Mapping[str, str], at_s: float) -> Rea
             compute_s = sum(compute_us.get(name, 0.0) for name in models) / US_PER_S
             work[tier] = Work(rows[first], executions.get(first, 0.0), compute_s)
     gears = [value for labels, value in samples(text, "cascade_gear") if labels.get("model") == model]
+    requests = sum(_by_model(text, name).get(model, 0.0) for name in REQUESTS)
+    waiting = _by_model(text, PENDING).get(model, 0.0)
+    per_request = rows[model] / requests if requests > 0.0 else 1.0
     return Reading(
         at_s=at_s,
-        rows=rows[model] + _waiting_rows(text, model, rows[model]),
+        rows=rows[model] + waiting * per_request,
+        requests=requests + waiting,
         asked=_asked(text, model),
         work=work,
         gpu_utilization={
@@ -93,12 +97,6 @@ def _models_of(own: str, rows: Counts) -> list[str]:
         if (match := re.fullmatch(rf"{re.escape(own)}_s(\d+)of\d+", name))
     }
     return [stages[number] for number in sorted(stages)] or [name for name in (own,) if name in rows]
-
-
-def _waiting_rows(text: str, model: str, rows: float) -> float:
-    requests = sum(_by_model(text, name).get(model, 0.0) for name in REQUESTS)
-    waiting = _by_model(text, PENDING).get(model, 0.0)
-    return waiting * (rows / requests if requests > 0.0 else 1.0)
 
 
 def _asked(text: str, model: str) -> dict[str, float]:
