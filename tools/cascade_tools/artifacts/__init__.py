@@ -38,7 +38,7 @@ from cascade_tools.artifacts.gear_plan import (
     PlannedService,
     RouterLimits,
 )
-from cascade_tools.artifacts.placement import PlacedDevice, PlacedInstances, Placement
+from cascade_tools.artifacts.placement import Lost, PlacedDevice, PlacedInstances, Placement
 from cascade_tools.artifacts.policy import (
     Frontier,
     PolicyTable,
@@ -92,6 +92,7 @@ __all__ = [
     "IntArray",
     "Labels",
     "LadderTier",
+    "Lost",
     "Origin",
     "Partition",
     "PlacedDevice",
