@@ -110,7 +110,7 @@ def _words(alarm: str, findings: Findings) -> str:
         )
     device = next(found for found in findings.devices if found.device == name)
     seen = max(device.asked, device.shown or 0.0)
-    return f"utilization: {name} {seen:.2f}, planned {device.planned:.2f}: its models thrash"
+    return f"utilization: {name} {seen:.2f}, planned {device.planned:.2f}: models thrash, or others run there"
 
 
 def _show_replan(watcher: Watcher) -> None:
@@ -156,7 +156,7 @@ def _show_findings(findings: Findings) -> None:
     rates = findings.rates
     evidence = [f"{rates.above:.3g}", "-" if rates.off is None else f"{rates.off:.3g}"]
     show_table(
-        f"Rates over {rates.windows} windows; evidence of {rates.alarm_at:g} is an alarm",
+        f"Rates over {rates.windows} windows (evidence of {rates.alarm_at:g} is an alarm)",
         ["", "rows/s", "planned at most", "evidence: above it", "evidence: other shares"],
         [
             ["mean", f"{rates.mean_rps:,.1f}", "", "", ""],
@@ -164,7 +164,7 @@ def _show_findings(findings: Findings) -> None:
         ],
     )
     show_table(
-        "Compute time of an execution; 1.5 times the plan is an alarm",
+        "Compute time of an execution",
         ["tier", "rows", "ms", "planned ms", "times the plan"],
         [
             [
@@ -178,7 +178,7 @@ def _show_findings(findings: Findings) -> None:
         ],
     )
     show_table(
-        "Utilization; above 1, or 1.5 times the plan, is an alarm",
+        "Utilization",
         ["device", "asked for", "shown by the GPU", "planned"],
         [
             [
