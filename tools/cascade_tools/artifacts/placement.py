@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from cascade_tools.artifacts.base import Artifact, Value
+from cascade_tools.artifacts.profile import Origin
 
 
 class PlacedInstances(Value):
@@ -82,6 +83,8 @@ class Placement(Artifact):
         giant_only_rps: rate of the last tier alone on all these devices; None where it does not fit.
         baselines: rows/s of simpler ways to place, by name; None where there is none.
         batch: rows of a batch, by tier: of the instances that do most of its work.
+        figures: where times, utilization and memory come from that all of this is predicted with; the least of
+            them counts. `energy_figures` likewise, for the energy.
         energy_j: dynamic energy of one row; None where it is not known of every tier. `giant_energy_j` likewise,
             of the last tier alone.
         energy_batches: of which batch these figures are, where they are of another than the planned one.
@@ -102,6 +105,8 @@ class Placement(Artifact):
     giant_only_rps: float | None
     baselines: dict[str, float | None] = Field(default_factory=dict)
     batch: dict[str, int]
+    figures: Origin = "measured"
+    energy_figures: Origin | None = None
     energy_j: float | None = None
     giant_energy_j: float | None = None
     energy_batches: dict[str, int] = Field(default_factory=dict)

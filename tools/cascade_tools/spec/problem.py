@@ -202,8 +202,8 @@ class ProblemFile(Strict):
             unknown = [kind for kind in usable if kind not in tier.energy_j]
             if self.objective is not None and self.objective.minimise == "energy" and unknown:
                 raise ValueError(
-                    f"tiers.{number}.energy_j: tier {tier.name!r} has nothing for device type {unknown[0]!r}, "
-                    "which objective.minimise: energy needs"
+                    f"tiers.{number}.energy_j: tier {tier.name!r} has nothing for device type "
+                    f"{unknown[0]!r}, which objective.minimise: energy needs"
                 )
         return self
 
