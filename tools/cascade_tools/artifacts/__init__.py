@@ -57,6 +57,7 @@ from cascade_tools.artifacts.profile import (
     Origin,
     Profile,
     ProfilePoint,
+    RouterCost,
     TimedBy,
     UtilizationBy,
 )
@@ -108,6 +109,7 @@ __all__ = [
     "Reliability",
     "ReliabilityBin",
     "Route",
+    "RouterCost",
     "RouterLimits",
     "RoutingPolicy",
     "Score",

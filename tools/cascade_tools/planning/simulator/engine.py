@@ -90,17 +90,21 @@ class _Run:
             return []
         router = self._system.router
         models: list[Model] = []
+        stages = len(tier.instances)
+        parts = tier.stage_shares or (1.0 / stages,) * stages
 
         def following(number: int) -> Any:
-            last = number == len(tier.instances) - 1
-            return self._done if last else lambda asks: models[number + 1].put_all(asks)
+            return self._done if number == stages - 1 else lambda asks: models[number + 1].put_all(asks)
 
         for number, places in enumerate(tier.instances):
             kinds = {place: tier.service[self._system.devices[place].type] for place in places}
             models.append(
                 Model(
                     self._clock,
-                    [make_instance(place, self._devices[place], kinds[place]) for place in places],
+                    [
+                        make_instance(place, self._devices[place], kinds[place], parts[number])
+                        for place in places
+                    ],
                     min([router.max_batch_size, *(len(kind.time_ms) for kind in kinds.values())]),
                     tier.preferred,
                     tier.queue_delay_ms / 1000.0,

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from cascade_tools.planning.simulator.batch import Batch
 from cascade_tools.planning.simulator.clock import Clock
 from cascade_tools.planning.simulator.device import Device
@@ -43,15 +45,15 @@ class Instance:
     energy_j: list[float]
 
 
-def make_instance(place: int, device: Device, service: ServiceTime) -> Instance:
-    """An instance on a device."""
-    energy = [0.0] * len(service.time_ms) if service.energy_j is None else service.energy_j.tolist()
+def make_instance(place: int, device: Device, service: ServiceTime, part: float) -> Instance:
+    """An instance on a device that does a part of the tier's work; 1 is all of it."""
+    energy_j = np.zeros(len(service.time_ms)) if service.energy_j is None else service.energy_j
     return Instance(
         place,
         device,
-        [0.0, *(service.time_ms / 1000.0).tolist()],
+        [0.0, *(part * service.time_ms / 1000.0).tolist()],
         [0.0, *service.utilization.tolist()],
-        [0.0, *energy],
+        [0.0, *(part * energy_j).tolist()],
     )
 
 
