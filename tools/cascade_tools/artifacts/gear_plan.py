@@ -44,7 +44,7 @@ class PlannedRates(Value):
 
     edges_rps: tuple[float, ...] = Field(min_length=2)
     shares: tuple[float, ...] = Field(min_length=1)
-    source: Literal["histogram", "trace", "zipf"]
+    source: Literal["histogram", "trace", "zipf", "measured"]
 
     @model_validator(mode="after")
     def _is_a_histogram(self) -> Self:

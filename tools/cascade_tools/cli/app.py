@@ -21,6 +21,7 @@ from cascade_tools.cli import (
     serve,
     simulate,
     start,
+    watch,
 )
 from cascade_tools.cli.output import show_json, show_line
 from cascade_tools.errors import CascadeError, Infeasible
@@ -53,7 +54,7 @@ def _options(
     """Cascades of models on NVIDIA Triton: most requests are answered by a small model."""
 
 
-for module in (start, plan, place, profile, policy, drift, serve, bench, replay, simulate, machine):
+for module in (start, plan, place, profile, policy, drift, serve, watch, bench, replay, simulate, machine):
     module.register(app)
 
 
