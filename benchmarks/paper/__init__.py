@@ -1,0 +1,17 @@
+"""The experiments of both papers, run again on our own system; `make paper`.
+
+One file per experiment (`e1_...` to `e8_...`), each with what the paper claims, how it is tried here, and a
+function that tries it. `python -m benchmarks.paper --only 1,4 --quick` runs some of them briefly.
+"""
+
+from benchmarks.paper import (
+    e1_calibration,
+    e2_two_models,
+    e4_other_data,
+)
+
+EXPERIMENTS = (
+    e1_calibration.EXPERIMENT,
+    e2_two_models.EXPERIMENT,
+    e4_other_data.EXPERIMENT,
+)
