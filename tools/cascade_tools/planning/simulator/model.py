@@ -1,0 +1,199 @@
+"""One model in Triton: a queue, from which the first idle instance takes what waits as one batch.
+
+As Triton's dynamic batcher: requests are taken in order and never parted, as many as fit. With preferred
+sizes, the largest that can be had at once is sent; else rows wait until the first of them has waited for the
+queue delay (or the next would not fit), and then all go.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cascade_tools.planning.simulator.batch import Batch
+from cascade_tools.planning.simulator.clock import Clock
+from cascade_tools.planning.simulator.device import Device
+from cascade_tools.planning.simulator.paths import Node
+from cascade_tools.planning.simulator.system import ServiceTime
+
+
+class Ask:
+    """A call of one tier with rows of one batch; `asker` waits for it."""
+
+    __slots__ = ("asker", "batch", "node", "rows", "since_s")
+
+    def __init__(self, asker: Any, batch: Batch, node: Node, rows: int) -> None:
+        self.asker = asker
+        self.batch = batch
+        self.node = node
+        self.rows = rows
+        self.since_s = 0.0
+
+
+@dataclass(eq=False, slots=True)
+class Instance:
+    """One instance: time in seconds, utilization and joules by rows of a batch, position 0 unused."""
+
+    place: int
+    device: Device
+    time_s: list[float]
+    utilization: list[float]
+    energy_j: list[float]
+
+
+def make_instance(place: int, device: Device, service: ServiceTime) -> Instance:
+    """An instance on a device."""
+    energy = [0.0] * len(service.time_ms) if service.energy_j is None else service.energy_j.tolist()
+    return Instance(
+        place,
+        device,
+        [0.0, *(service.time_ms / 1000.0).tolist()],
+        [0.0, *service.utilization.tolist()],
+        [0.0, *energy],
+    )
+
+
+class Model:
+    """One model; what it answers goes on by `done`, what it cannot answer by `failed`.
+
+    Args:
+        clock: of the simulation.
+        instances: all of them.
+        most: rows of its largest batch.
+        preferred: batch sizes that are sent at once.
+        delay_s: how long rows wait for them.
+        done: gets all calls of a batch when it ends; `failed` likewise.
+
+    Attributes:
+        batches: that were run; `rows` in them, `energy_j` of them.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_delay_s",
+        "_done",
+        "_failed",
+        "_finish_call",
+        "_idle",
+        "_instances",
+        "_most",
+        "_picky",
+        "_preferred",
+        "_waiting",
+        "_waiting_rows",
+        "_woken_for",
+        "batches",
+        "energy_j",
+        "rows",
+    )
+
+    def __init__(
+        self,
+        clock: Clock,
+        instances: Sequence[Instance],
+        most: int,
+        preferred: Sequence[int],
+        delay_s: float,
+        done: Callable[[list[Ask]], None],
+        failed: Callable[[list[Ask]], None],
+    ) -> None:
+        self._clock = clock
+        self._instances = list(instances)
+        self._idle = deque(instances)
+        self._most = most
+        self._preferred = frozenset(preferred)
+        self._delay_s = delay_s
+        self._picky = delay_s > 0.0 or bool(preferred)
+        self._done = done
+        self._failed = failed
+        self._finish_call = self._finish
+        self._waiting: deque[Ask] = deque()
+        self._waiting_rows = 0
+        self._woken_for = -1.0
+        self.batches = 0
+        self.rows = 0
+        self.energy_j = 0.0
+
+    def put(self, asks: list[Ask]) -> None:
+        """Take calls in; they fail at once where no instance is left."""
+        if not self._instances:
+            self._failed(asks)
+            return
+        for ask in asks:
+            self._waiting_rows += ask.rows
+            ask.since_s = self._clock.now
+        self._waiting.extend(asks)
+        if self._idle:
+            self._send()
+
+    def lose(self, place: int) -> list[Ask]:
+        """The device is gone, with the instances on it: these calls are not answered."""
+        gone = [instance for instance in self._instances if instance.place == place]
+        if not gone:
+            return []
+        self._instances = [instance for instance in self._instances if instance.place != place]
+        self._idle = deque(instance for instance in self._idle if instance.place != place)
+        lost = [ask for _, asks in gone[0].device.stop(self._finish_call) for ask in asks]
+        if not self._instances:
+            lost += self._waiting
+            self._waiting.clear()
+            self._waiting_rows = 0
+        return lost
+
+    def _send(self, _: Any = None) -> None:
+        """Give batches to idle instances while there are any, and something that need not wait."""
+        idle, waiting = self._idle, self._waiting
+        while idle and waiting:
+            calls = self._ready() if self._picky else self._fitting()
+            if not calls:
+                return
+            asks = [waiting.popleft() for _ in range(calls)]
+            rows = sum([ask.rows for ask in asks])
+            self._waiting_rows -= rows
+            instance = idle.popleft()
+            self.batches += 1
+            self.rows += rows
+            self.energy_j += instance.energy_j[rows]
+            instance.device.start(
+                instance.time_s[rows], instance.utilization[rows], self._finish_call, (instance, asks)
+            )
+
+    def _fitting(self) -> int:
+        """How many of the waiting calls make one batch."""
+        if self._waiting_rows <= self._most:
+            return len(self._waiting)
+        rows = 0
+        for number, ask in enumerate(self._waiting):
+            rows += ask.rows
+            if rows > self._most:
+                return number
+        return len(self._waiting)
+
+    def _ready(self) -> int:
+        """The same where rows wait for company; 0 for not yet."""
+        fitting = self._fitting()
+        rows, best = 0, 0
+        for number in range(fitting):
+            rows += self._waiting[number].rows
+            if rows in self._preferred:
+                best = number + 1
+        if best:
+            return best
+        if fitting < len(self._waiting) or rows >= self._most:
+            return fitting
+        due_s = self._waiting[0].since_s + self._delay_s
+        if self._clock.now >= due_s:
+            return fitting
+        if self._woken_for != due_s:
+            self._woken_for = due_s
+            self._clock.at(due_s, self._send, None)
+        return 0
+
+    def _finish(self, run: tuple[Instance, list[Ask]]) -> None:
+        instance, asks = run
+        self._idle.append(instance)
+        self._done(asks)
+        if self._waiting:
+            self._send()
