@@ -8,10 +8,14 @@ from benchmarks.paper import (
     e1_calibration,
     e2_two_models,
     e4_other_data,
+    e5_skips,
+    e7_dense_first,
 )
 
 EXPERIMENTS = (
     e1_calibration.EXPERIMENT,
     e2_two_models.EXPERIMENT,
     e4_other_data.EXPERIMENT,
+    e5_skips.EXPERIMENT,
+    e7_dense_first.EXPERIMENT,
 )

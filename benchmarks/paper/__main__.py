@@ -92,7 +92,9 @@ def run(chosen: list[Experiment], setting: Setting, quick: bool) -> None:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", metavar="N,M", help="numbers of the experiments to run")
     parser.add_argument("--quick", action="store_true", help="briefly: to see that it runs")
     parser.add_argument("--build-dir", type=Path, default=Path("build"))

@@ -91,13 +91,14 @@ EXPERIMENT = Experiment(
     title="Calibration error of a tier before and after the fit",
     paper="HybridServe",
     claim=(
-        "A calibrator fitted to each model's outputs by the negative log-likelihood (temperature scaling) makes "
-        "its confidence tell how often it is right."
+        "A calibrator fitted to each model's outputs by the negative log-likelihood (temperature scaling) "
+        "makes its confidence tell how often it is right."
     ),
     how=(
-        "The four digit classifiers, their fitted temperatures against none, on test rows that neither training "
-        "nor fit has seen. ECE over 15 bins of equal mass. *95 % of resamples*: the ECE after the fit on resamples "
-        "of whole images. *ECE if calibrated*: what perfectly calibrated confidences would show on as many rows."
+        "The four digit classifiers, their fitted temperatures against none, on test rows that neither "
+        "training nor fit has seen. ECE over 15 bins of equal mass. *95 % of resamples*: the ECE after "
+        "the fit on resamples of whole images. *ECE if calibrated*: what perfectly calibrated confidences "
+        "would show on as many rows."
     ),
     run=run,
 )

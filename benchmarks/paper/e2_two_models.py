@@ -69,11 +69,13 @@ def run(setting: Setting) -> Finding:
         Column("giant P90 ms", ".1f"),
         Column(f"cascade at {LOAD_THRESHOLD:g} P90 ms", ".1f"),
     )
-    told = "; ".join(f"{row[0].split(' at ')[1]}: {row[7]:.2f}" for row in found[1:] if isinstance(row[0], str))
+    told = "; ".join(
+        f"{row[0].split(' at ')[1]}: {row[7]:.2f}" for row in found[1:] if isinstance(row[0], str)
+    )
     return Finding(
         said=(
-            f"P90 at 1 client, as a multiple of the giant's {base_p90:.2f} ms, by threshold: {told}. While more "
-            "than a tenth of the rows goes on, the P90 is that of a row which pays for both models.",
+            f"P90 at 1 client, as a multiple of the giant's {base_p90:.2f} ms, by threshold: {told}. While "
+            "more than a tenth of the rows goes on, the P90 is that of a row which pays for both models.",
             f"Under load the giant has fewer rows to do: at {load[-1][1]:.0f} requests/s the P90 is "
             f"{load[-1][3]:.1f} ms instead of {load[-1][2]:.1f} ms.",
         ),
@@ -105,13 +107,15 @@ EXPERIMENT = Experiment(
     title="Two models and a fixed threshold: P90 latency",
     paper="HybridServe",
     claim=(
-        "A request whose confidence is below the threshold pays for the smaller model, too: the tail of a cascade "
-        "may be longer than the giant's (1 to 34 % in the plots of the prototype), while the median is shorter."
+        "A request whose confidence is below the threshold pays for the smaller model, too: the tail of a "
+        "cascade may be longer than the giant's (1 to 34 % in the plots of the prototype), while the "
+        "median is shorter."
     ),
     how=(
-        f"`{SMALL}` and the giant on the embedded Triton with thresholds that nobody searched. At one client all "
-        "take turns row by row, with the cores kept awake. Under load: the same Poisson arrivals for both, latency "
-        "from the time at which a request was due; the load is a share of the rate that the plan gives the giant alone."
+        f"`{SMALL}` and the giant on the embedded Triton with thresholds that nobody searched. At one "
+        "client all take turns row by row, with the cores kept awake. Under load: the same Poisson "
+        "arrivals for both, latency from the time at which a request was due; the load is a share of the "
+        "rate that the plan gives the giant alone."
     ),
     run=run,
 )

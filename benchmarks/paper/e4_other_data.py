@@ -54,15 +54,16 @@ def run(setting: Setting) -> Finding:
         Column("its temperature", ".3f"),
     )
     means = {
-        name: np.mean([row[4] for row in found if row[0] == name]) / np.mean([row[3] for row in found if row[0] == name])
+        name: np.mean([row[4] for row in found if row[0] == name])
+        / np.mean([row[3] for row in found if row[0] == name])
         for name in data
     }
     told = "; ".join(f"{name} {ratio:.2f}" for name, ratio in means.items())
     return Finding(
         said=(
             f"ECE with the fit as a multiple of the ECE without, mean over the tiers: {told}.",
-            f"The worst is {worst[1]}: {worst[0]:.3f} with the fit, {worst[2]:.3f} without, {worst[3]:.3f} with one "
-            "made there: a fit is for the data that it was made on.",
+            f"The worst is {worst[1]}: {worst[0]:.3f} with the fit, {worst[2]:.3f} without, {worst[3]:.3f} "
+            "with one made there: a fit is for the data that it was made on.",
         ),
         tables=(Table("Heads on other data", "measured", columns, tuple(found)),),
     )
@@ -90,13 +91,13 @@ EXPERIMENT = Experiment(
     title="Calibration error on another data set than it was fitted on",
     paper="HybridServe",
     claim=(
-        "Confidence drift is one of the failure signatures that the paper names: the calibrator is fitted on one "
-        "validation set, and what it is worth on other data is left open."
+        "Confidence drift is one of the failure signatures that the paper names: the calibrator is fitted "
+        "on one validation set, and what it is worth on other data is left open."
     ),
     how=(
-        "The heads of experiment 1 on the same test images rotated or made noisier, and on scikit-learn's digits as "
-        "they are, which are easier than all that the models were trained on. Measured on the images that the "
-        "last column's heads were not fitted on."
+        "The heads of experiment 1 on the same test images rotated or made noisier, and on scikit-learn's "
+        "digits as they are, which are easier than all that the models were trained on. Measured on the "
+        "images that the last column's heads were not fitted on."
     ),
     run=run,
 )

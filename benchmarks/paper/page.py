@@ -9,12 +9,13 @@ from benchmarks.paper.finding import Experiment, Table
 
 HEAD = """# The papers' experiments, run again
 
-Written by `make paper` (the whole takes {minutes} minutes; `--only N,M` runs some); figures are those of the run
-named under each experiment and stand in `build/paper.json`, too. HybridServe is
-[arXiv 2505.12566](https://arxiv.org/abs/2505.12566), CascadeServe [arXiv 2406.14424](https://arxiv.org/abs/2406.14424).
-*Measured*: here, on real input; on the embedded Triton where latencies are. *Simulated*: by `planning/simulator`.
-*Modelled*: computed from figures that were not measured here. *Given*: published. The models and machines are not
-the papers', so directions can be compared and not amounts.
+Written by `make paper` (the whole takes {minutes} minutes; `--only N,M` runs some); figures are those of the
+run named under each experiment and stand in `build/paper.json`, too. HybridServe is
+[arXiv 2505.12566](https://arxiv.org/abs/2505.12566), CascadeServe
+[arXiv 2406.14424](https://arxiv.org/abs/2406.14424). *Measured*: here, on real input; on the embedded Triton
+where latencies are. *Simulated*: by `planning/simulator`. *Modelled*: computed from figures that were not
+measured here. *Given*: published. The models and machines are not the papers', so directions can be compared
+and not amounts.
 """
 
 

@@ -17,10 +17,11 @@ from cascade_tools.models.usercode import Rows
 from cascade_tools.repository import place
 from cascade_tools.repository.render import VERSION, code_files, render_configs
 from cascade_tools.serving.embedded import Server, embedded_triton
-from cascade_tools.serving.load import compare_latency_ms
+from cascade_tools.serving.load import compare_latency_ms, run_load
 from cascade_tools.store import digest_bytes
 
 FOLDER = "paper"
+CLIENTS = 4
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -62,6 +63,11 @@ class Bench:
     def in_turns(self, models: Sequence[str], rows: Rows) -> dict[str, FloatArray]:
         """Latency of every row at one client, ms; the models take turns, the cores are kept awake."""
         return compare_latency_ms(self.server.grpc_url, tuple(models), rows.inputs, self.datatypes)
+
+    def accuracy(self, model: str, rows: Rows) -> float:
+        """Share of right answers."""
+        found = run_load(self.server.grpc_url, model, rows.inputs, self.datatypes, CLIENTS, ("LABEL",))
+        return float((found.outputs["LABEL"] == rows.target).mean())
 
     def p90_at_rate(
         self, models: Sequence[str], rows: Rows, rate_rps: float, passes: int, seconds: float
