@@ -7,15 +7,19 @@ function that tries it. `python -m benchmarks.paper --only 1,4 --quick` runs som
 from benchmarks.paper import (
     e1_calibration,
     e2_two_models,
+    e3_one_gpu,
     e4_other_data,
     e5_skips,
+    e6_other_gpu,
     e7_dense_first,
 )
 
 EXPERIMENTS = (
     e1_calibration.EXPERIMENT,
     e2_two_models.EXPERIMENT,
+    e3_one_gpu.EXPERIMENT,
     e4_other_data.EXPERIMENT,
     e5_skips.EXPERIMENT,
+    e6_other_gpu.EXPERIMENT,
     e7_dense_first.EXPERIMENT,
 )

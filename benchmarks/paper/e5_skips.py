@@ -18,6 +18,7 @@ from cascade_tools.runtime.policy import ANSWER
 
 ACCEPT = 0.95  # of every tier but the last, in the policy with equal bands
 ALLOWANCE = 1.0
+ENOUGH = 0.1  # share of the rows
 ROWS_PER_EFFORT = 2
 CALLED = {"every tier is called": False, "cheap tiers in the router": True}
 
@@ -53,12 +54,16 @@ def would_skip(table: ScoreTable, policy: PolicyTable) -> np.ndarray:
 
 
 def searched(setting: Setting) -> PolicyTable | None:
-    """The cheapest policy with skips that keeps the allowance on the search rows."""
+    """The cheapest policy within the allowance on the search rows of which enough rows skip."""
     rows = setting.scores.part("search")
     question = replace(setting.question, max_accuracy_drop=ALLOWANCE)
     judged = Evaluator(rows, question)
     pool = [judged(policy) for policy in search(rows, question).pool if _skips(policy)]
-    legal = [policy for policy in pool if keeps(policy, question)]
+    legal = [
+        policy
+        for policy in pool
+        if keeps(policy, question) and would_skip(rows, policy.table).mean() >= ENOUGH
+    ]
     return min(legal, key=lambda policy: policy.cost).table if legal else None
 
 
