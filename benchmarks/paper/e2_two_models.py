@@ -21,7 +21,8 @@ def run(setting: Setting) -> Finding:
     rows = setting.test_rows.take(slice(0, setting.effort.rows))
     table = setting.table(rows, setting.logits(rows, f"test rows {len(rows)}"))
     routers = [
-        Router(_name(threshold), threshold_policy((SMALL, giant), (threshold,))) for threshold in THRESHOLDS
+        Router.of(_name(threshold), threshold_policy((SMALL, giant), (threshold,)))
+        for threshold in THRESHOLDS
     ]
     with routers_served(setting, routers) as bench:
         alone = bench.tier_model(giant)

@@ -81,8 +81,8 @@ def run(setting: Setting) -> Finding:
         policies["searched jointly"] = ours
     pairs = {
         (name, where): (
-            Router(f"skips_{number}_{int(local)}", policy, local),
-            Router(f"chain_{number}_{int(local)}", without_skips(policy), local),
+            Router.of(f"skips_{number}_{int(local)}", policy, local),
+            Router.of(f"chain_{number}_{int(local)}", without_skips(policy), local),
         )
         for number, (name, policy) in enumerate(policies.items())
         for where, local in CALLED.items()

@@ -98,7 +98,9 @@ def _with_giant(tiers: list[DenseTier], rows: Rows, giant: str, known: ScoreTabl
     """What the dense tiers say of rows, beside what is known of the giant."""
     scores = {tier.name: tier.scores(rows) for tier in tiers}
     last = known.tiers.index(giant)
-    return score_table(rows, {**scores, giant: Scores(known.label[:, last], known.confidence[:, last])})
+    nothing = np.zeros((len(rows), 0), np.float32)
+    scores[giant] = Scores(known.label[:, last], known.confidence[:, last], nothing)
+    return score_table(rows, scores)
 
 
 def _question(setting: Setting, time_ms: dict[str, float]) -> Question:
@@ -139,7 +141,7 @@ def _served(
     """Every different policy and the giant, on the server."""
     rows = setting.test_rows.take(slice(0, setting.effort.rows))
     routers = {
-        policy: Router(f"dense_{number}", policy)
+        policy: Router.of(f"dense_{number}", policy)
         for number, policy in enumerate(dict.fromkeys(policies.values()))
     }
     with routers_served(setting, list(routers.values()), extra) as bench:

@@ -12,17 +12,19 @@ import numpy.typing as npt
 
 from benchmarks.clients import open_loop
 from benchmarks.paper.setting import SEED, Setting
-from cascade_tools.artifacts import Gear, GearPlan, LadderTier, PlacedInstances, PolicyTable
+from cascade_tools.artifacts import Gear, GearPlan, LadderTier, PlacedInstances, Placement, PolicyTable
 from cascade_tools.models.usercode import Rows
 from cascade_tools.repository import place
 from cascade_tools.repository.render import VERSION, code_files, render_configs
 from cascade_tools.serving.embedded import Server, embedded_triton
 from cascade_tools.serving.load import compare_latency_ms, run_load
+from cascade_tools.spec import load_devices
 from cascade_tools.store import digest_bytes
 
 FOLDER = "paper"
 CLIENTS = 4
 FloatArray = npt.NDArray[np.float64]
+Gears = tuple[tuple[float | None, PolicyTable], ...]  # highest rate, requests/s, and policy
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,23 @@ class Router:
 
     Attributes:
         name: of the model that clients ask.
-        policy: of its only gear.
+        gears: highest rate and policy of each.
         local: cheap tiers run in its own process, as the cascade is planned; else every tier is called.
     """
 
     name: str
-    policy: PolicyTable
+    gears: Gears
     local: bool = True
+
+    @property
+    def policy(self) -> PolicyTable:
+        """Of the last gear."""
+        return self.gears[-1][1]
+
+    @staticmethod
+    def of(name: str, policy: PolicyTable, local: bool = True) -> Router:
+        """With one policy for all rates."""
+        return Router(name, ((None, policy),), local)
 
 
 @dataclass(frozen=True)
@@ -116,11 +128,7 @@ def repository_files(
     # Those with local tiers last: configs of tiers are as the cascade is planned.
     for router in sorted(routers, key=lambda router: router.local):
         plan = _plan(setting, router, added)
-        instances = setting.placement.instances + tuple(
-            PlacedInstances(tier=name, device=0, count=1, busy_instances=0.0) for name in added
-        )
-        placement = setting.placement.model_copy(update={"instances": instances})
-        configs = render_configs(plan, placement, "embedded")
+        configs = render_configs(plan, _with_an_instance_per_core(setting, list(added)), "embedded")
         files |= {name: text.encode() for name, text in configs.items()}
         files |= {name: path.read_bytes() for name, path in code_files(plan, "embedded").items()}
         files[f"{plan.cascade}/plan/gear_plan.json"] = plan.model_dump_json(indent=1).encode()
@@ -130,15 +138,36 @@ def repository_files(
     return files
 
 
+def cores_of(setting: Setting) -> int:
+    """Cores of the device that the cascade is planned for."""
+    return sum(group.cores or 0 for group in load_devices(setting.cascade).devices) or 1
+
+
+def _with_an_instance_per_core(setting: Setting, added: list[str]) -> Placement:
+    """As planned, but no tier has fewer instances than there are cores: some serve alone here."""
+    least = cores_of(setting)
+    planned = setting.placement.instances
+    instances = [placed.model_copy(update={"count": max(least, placed.count)}) for placed in planned]
+    instances += [
+        PlacedInstances(tier=name, device=0, count=least, busy_instances=0.0)
+        for name in [*(info.tier for info in setting.plan.ladder), *added]
+        if name not in {placed.tier for placed in planned}
+    ]
+    return setting.placement.model_copy(update={"instances": tuple(instances)})
+
+
 def _plan(setting: Setting, router: Router, extra: dict[str, ExtraTier]) -> GearPlan:
     plan = setting.plan
-    gear = Gear(
-        up_to_rps=None,
-        policy=router.policy,
-        min_queue=1,
-        max_wait_ms=0.0,
-        predicted_accuracy=0.0,
-        predicted_cost=0.0,
+    gears = tuple(
+        Gear(
+            up_to_rps=up_to_rps,
+            policy=policy,
+            min_queue=1,
+            max_wait_ms=0.0,
+            predicted_accuracy=0.0,
+            predicted_cost=0.0,
+        )
+        for up_to_rps, policy in router.gears
     )
     limits = plan.limits if router.local else plan.limits.model_copy(update={"inline_entry_ms": 0.0})
     more = tuple(
@@ -157,7 +186,7 @@ def _plan(setting: Setting, router: Router, extra: dict[str, ExtraTier]) -> Gear
     content = plan.model_copy(
         update={
             "cascade": router.name,
-            "gears": (gear,),
+            "gears": gears,
             "fallbacks": (),
             "limits": limits,
             "ladder": ladder,
