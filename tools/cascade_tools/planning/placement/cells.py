@@ -190,7 +190,9 @@ def _limited(program: Program, numbers: Numbers, devices: int, cells: Cells) -> 
 
 def _stages_keep_up(program: Program, numbers: Numbers, kind: IntArray, cells: Cells) -> None:
     """One row per host and stage of a chain: its busy instances do the chain's rate."""
-    for c, h, column in zip(cells.chain.tolist(), cells.chain_host.tolist(), cells.flow.tolist(), strict=True):
+    for c, h, column in zip(
+        cells.chain.tolist(), cells.chain_host.tolist(), cells.flow.tolist(), strict=True
+    ):
         units = np.flatnonzero(numbers.chain == c)
         mine = (numbers.chain[cells.unit] == c) & (cells.host == h)
         rate = numbers.rows_per_busy[cells.unit[mine], kind[cells.device[mine]]]

@@ -36,7 +36,10 @@ class Pool:
 
     def add(self, column: Column, pricer: Pricer) -> bool:
         """Take a pattern in, unless it is there with places exchanged; a better load of it is another one."""
-        key = (column.site, ordered(column.count, pricer.site.kind).tobytes() + column.goods.round(9).tobytes())
+        key = (
+            column.site,
+            ordered(column.count, pricer.site.kind).tobytes() + column.goods.round(9).tobytes(),
+        )
         if key in self._seen:
             return False
         self._seen.add(key)
@@ -62,31 +65,49 @@ class Generated(NamedTuple):
     bound: float
 
 
-def generate(
-    numbers: Numbers, goal: Goal, pricers: list[Pricer], pool: Pool, limit_s: float, gap: float
-) -> Generated:
+@dataclass(frozen=True)
+class Effort:
+    """Time and precision of one pricing program: while the prices still move, and at the end for the bound."""
+
+    quick_s: float
+    long_s: float
+    gap: float = 1e-4
+
+
+def generate(numbers: Numbers, goal: Goal, pricers: list[Pricer], pool: Pool, effort: Effort) -> Generated:
     """Extend a pool until the mixture is within `CLOSE` of the bound, or no pattern improves it."""
     share = goods_shares(numbers)
     sites = np.array([p.site.sites for p in pricers], np.float64)
     rate = None if goal.rate_rps is None else goal.rate_rps / numbers.scale_rps
     bound = np.inf if rate is None else 0.0
     mixture = mix(pool, share, sites, rate)
+    limit_s = effort.quick_s
     for _ in range(ROUNDS):
-        found = [p.best(mixture.price, limit_s, gap) for p in pricers]
+        found = [p.best(mixture.price, limit_s, effort.gap) for p in pricers]
         worth = float(sites @ np.array([value for _, value in found]))
         if rate is None:
             bound = min(bound, worth / max(float(share @ mixture.price), 1e-300))
         else:
             bound = max(bound, rate * float(share @ mixture.price) - worth)
-        fresh = [
-            pool.add(column, p)
-            for (column, _), p, rent in zip(found, pricers, mixture.rent, strict=True)
-            if column is not None and mixture.price @ column.goods - column.cost > rent * (1.0 + 1e-6) + UNWANTED
-        ]
-        if not any(fresh) or abs(bound - mixture.value) <= CLOSE * abs(bound):
+        better = _taken(pool, pricers, [column for column, _ in found], mixture)
+        if better:
+            mixture = mix(pool, share, sites, rate)
+        if abs(bound - mixture.value) <= CLOSE * abs(bound):
             break
-        mixture = mix(pool, share, sites, rate)
+        if not better and limit_s == effort.long_s:
+            break
+        limit_s = effort.quick_s if better else effort.long_s
     return Generated(pool, mixture, bound)
+
+
+def _taken(pool: Pool, pricers: list[Pricer], columns: list[Column | None], mixture: Mixture) -> bool:
+    """Take those columns in that earn more than the rent of their site."""
+    taken = False
+    for column, p, rent in zip(columns, pricers, mixture.rent.tolist(), strict=True):
+        if column is not None:
+            earned = float(mixture.price @ column.goods) - column.cost
+            taken |= earned > rent * (1.0 + 1e-6) + UNWANTED and pool.add(column, p)
+    return taken
 
 
 def mix(pool: Pool, share: FloatArray, sites: FloatArray, rate: float | None) -> Mixture:

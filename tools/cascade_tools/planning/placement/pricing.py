@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cascade_tools.planning.placement.cells import Cells, add_cells, add_homes, power_w, served
+from cascade_tools.planning.placement.cells import Cells, add_cells, add_homes, served
 from cascade_tools.planning.placement.numbers import Numbers
 from cascade_tools.planning.placement.problem import FloatArray, Goal, IntArray
 from cascade_tools.planning.placement.program import Program
@@ -26,12 +26,14 @@ class Column(NamedTuple):
     Attributes:
         site: kind of site that it fills.
         count: instances, [units, places].
+        busy: busy instances of that load, [units, places].
         goods: rows/s over the scale that it serves, [goods].
         cost: what it costs by the goal.
     """
 
     site: int
     count: IntArray
+    busy: FloatArray
     goods: FloatArray
     cost: float
 
@@ -62,8 +64,10 @@ class Pricer:
             return None, 0.0 if result.status == 2 else bound
         goods = np.bincount(self.good, self.value * result.x[self.column], minlength=self.goods)
         cost = sum(float(value @ result.x[column]) for column, value in self.cost)
-        count = self.cells.counts(result.x, (self.units, len(self.site.kind)))
-        return Column(self.number, count, goods, cost), bound
+        shape = (self.units, len(self.site.kind))
+        busy = np.zeros(shape)
+        busy[self.cells.unit, self.cells.device] = result.x[self.cells.busy]
+        return Column(self.number, self.cells.counts(result.x, shape), busy, goods, cost), bound
 
 
 def pricer(numbers: Numbers, goal: Goal, number: int, site: SiteKind) -> Pricer:
@@ -85,7 +89,15 @@ def pricer(numbers: Numbers, goal: Goal, number: int, site: SiteKind) -> Pricer:
         add_homes(program, numbers, cells, np.flatnonzero(numbers.faint), in_use)
         tier, column, value, goods = np.zeros(1, np.int64), rate, np.ones(1), 1
     return Pricer(
-        number, site, program, cells, tier, column, value, _cost(numbers, goal, site, cells), goods,
+        number,
+        site,
+        program,
+        cells,
+        tier,
+        column,
+        value,
+        _cost(numbers, goal, site, cells),
+        goods,
         len(numbers.tier),
     )
 
@@ -95,7 +107,23 @@ def _cost(
 ) -> tuple[tuple[IntArray, FloatArray], ...]:
     if cells.used is None:
         return ()
+    per_device, per_busy = prices_of_goal(numbers, goal, site)
+    return ((cells.used, per_device), (cells.busy, per_busy[cells.unit, cells.device]))
+
+
+def prices_of_goal(numbers: Numbers, goal: Goal, site: SiteKind) -> tuple[FloatArray, FloatArray]:
+    """What a device in use costs, [places], and a busy instance, [units, places]."""
+    nothing = np.zeros((len(numbers.tier), len(site.kind)))
+    if goal.rate_rps is None:
+        return np.zeros(len(site.kind)), nothing
     if goal.minimise == "gpus":
-        return ((cells.used, np.ones(len(cells.used))),)
+        return np.ones(len(site.kind)), nothing
     idle = np.array([numbers.kinds[k].idle_w for k in site.kind])
-    return ((cells.used, idle), (cells.busy, power_w(numbers, site.kind, cells)))
+    return idle, (numbers.rows_per_busy * numbers.energy_j)[:, site.kind] * numbers.scale_rps
+
+
+def restated(numbers: Numbers, goal: Goal, site: SiteKind, column: Column) -> Column:
+    """A pattern with its cost by another goal."""
+    per_device, per_busy = prices_of_goal(numbers, goal, site)
+    cost = float(per_device @ column.count.any(axis=0)) + float((per_busy * column.busy).sum())
+    return column._replace(cost=cost)

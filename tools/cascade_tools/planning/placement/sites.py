@@ -32,7 +32,9 @@ class SiteKind:
 def sites_of(problem: Problem, numbers: Numbers) -> tuple[SiteKind, ...]:
     """All devices as sites; hosts if some variant has several stages or each host is on its own."""
     together = numbers.has_chains or numbers.per_host
-    host = numbered(device.host for device in problem.devices) if together else np.arange(len(problem.devices))
+    host = (
+        numbered(device.host for device in problem.devices) if together else np.arange(len(problem.devices))
+    )
     order = np.lexsort((np.arange(len(host)), numbers.kind, host))
     starts = np.flatnonzero(np.diff(host[order], prepend=-1))
     alike: dict[tuple[int, ...], list[IntArray]] = {}

@@ -1,0 +1,96 @@
+"""Large clusters: patterns by column generation, then whole numbers of them.
+
+The unit of a pattern is a device, or a host where some variant has several stages or hosts are on their own
+(`sites.py`). Where all patterns of a device can be listed, those that are best at the final prices join the pool.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cascade_tools.planning.placement.assembly import Pattern, assemble, written_out
+from cascade_tools.planning.placement.direct import Found
+from cascade_tools.planning.placement.enumeration import maximal_patterns, worth
+from cascade_tools.planning.placement.generation import (
+    Effort,
+    Generated,
+    Mixture,
+    Pool,
+    generate,
+    goods_shares,
+    ordered,
+)
+from cascade_tools.planning.placement.numbers import Numbers, numbers_of
+from cascade_tools.planning.placement.pricing import pricer, prices_of_goal, restated
+from cascade_tools.planning.placement.problem import Goal, IntArray, Problem
+from cascade_tools.planning.placement.sites import SiteKind, sites_of
+
+FIRST_GAP = 1e-2
+EXPECTED_ROUNDS = 10
+LISTED_PER_KIND = 40
+
+
+def patterns(problem: Problem, time_limit_s: float) -> Found:
+    """A placement from patterns, by the problem's goal, and a proven bound."""
+    numbers = numbers_of(problem)
+    sites = sites_of(problem, numbers)
+    fastest = _generated(numbers, Goal(), sites, None, time_limit_s)
+    goal, generated = problem.goal, fastest
+    most = fastest.bound
+    if fastest.mixture.value <= 0.0:
+        return Found(None, most * numbers.scale_rps, "no pattern")
+    if goal.rate_rps is not None:
+        if goal.rate_rps > most * numbers.scale_rps * (1.0 + 1e-9):
+            return Found(None, np.inf, "infeasible")
+        generated = _generated(numbers, goal, sites, fastest.pool, time_limit_s)
+    choice = _choice(numbers, goal, sites, generated)
+    uses = assemble(numbers, goal, sites, choice, 0.4 * time_limit_s, 1e-4, most)
+    bound = generated.bound * (numbers.scale_rps if goal.rate_rps is None else 1.0)
+    if uses is None:
+        return Found(None, bound, "no mixture")
+    count = written_out((len(problem.units), len(problem.devices)), sites, choice, uses)
+    return Found(count, bound, "within bound")
+
+
+def _generated(
+    numbers: Numbers, goal: Goal, sites: tuple[SiteKind, ...], before: Pool | None, time_limit_s: float
+) -> Generated:
+    """The pool for a goal, begun with the patterns of another one, or with those best for one good each."""
+    pricers = [pricer(numbers, goal, number, site) for number, site in enumerate(sites)]
+    each_s = time_limit_s / len(sites)
+    effort = Effort(max(0.05, 0.2 * each_s / EXPECTED_ROUNDS), max(0.05, 0.1 * each_s))
+    pool = Pool()
+    if before is None:
+        for p in pricers:
+            for single in np.eye(len(goods_shares(numbers))):
+                column, _ = p.best(single, effort.quick_s, FIRST_GAP)
+                if column is not None:
+                    pool.add(column, p)
+    else:
+        for column in before.columns:
+            pool.add(restated(numbers, goal, sites[column.site], column), pricers[column.site])
+    return generate(numbers, goal, pricers, pool, effort)
+
+
+def _choice(numbers: Numbers, goal: Goal, sites: tuple[SiteKind, ...], generated: Generated) -> list[Pattern]:
+    """The patterns that are put together, each once."""
+    chosen: dict[tuple[int, bytes], Pattern] = {}
+    for column in generated.pool.columns:
+        count = ordered(column.count, sites[column.site].kind)
+        chosen.setdefault((column.site, count.tobytes()), Pattern(column.site, count))
+    for number, site in enumerate(sites):
+        if len(site.kind) == 1:
+            for count in _listed(numbers, goal, site, generated.mixture):
+                chosen.setdefault((number, count.tobytes()), Pattern(number, count))
+    return list(chosen.values())
+
+
+def _listed(numbers: Numbers, goal: Goal, site: SiteKind, mixture: Mixture) -> list[IntArray]:
+    """The best of all patterns of a device at the final prices; none where there are too many."""
+    all_ = maximal_patterns(numbers, int(site.kind[0]))
+    if all_ is None or len(mixture.price) != len(numbers.reach):
+        return []
+    _, per_busy = prices_of_goal(numbers, goal, site)
+    earned = mixture.price[numbers.tier] * numbers.rows_per_busy[:, site.kind[0]] - per_busy[:, 0]
+    best = np.argsort(-worth(numbers, int(site.kind[0]), all_, earned), kind="stable")[:LISTED_PER_KIND]
+    return [np.ascontiguousarray(all_[b][:, None]) for b in best]
