@@ -54,6 +54,7 @@ from cascade_tools.artifacts.profile import (
     Origin,
     Profile,
     ProfilePoint,
+    RouterCost,
     TimedBy,
     UtilizationBy,
 )
@@ -102,6 +103,7 @@ __all__ = [
     "Reliability",
     "ReliabilityBin",
     "Route",
+    "RouterCost",
     "RouterLimits",
     "RoutingPolicy",
     "Score",

@@ -1,34 +1,43 @@
-"""Rows of one `execute` call: how many take which path, and when each path ends."""
+"""Rows that were admitted together: how many of them take which path."""
 
 from __future__ import annotations
 
 from cascade_tools.planning.simulator.paths import Node, Paths
 
-NAN = float("nan")
+Group = tuple["Batch", Node, int]  # rows of a batch on their way to one tier, and how many
 
 
 class Batch:
-    """Rows that were admitted together.
+    """One batch.
 
     Attributes:
         number: of all batches.
-        paths: that they take.
+        paths: that its rows take.
         counts: rows per path.
-        ended_s: per path, when its rows were answered (or failed); NaN until then.
+        base: where the ledger has the end of the first path, the others behind it.
         gear: number of the gear.
+        only: the path of its row, if that is the only one; else -1.
     """
 
-    __slots__ = ("counts", "ended_s", "gear", "number", "paths")
+    __slots__ = ("base", "counts", "gear", "number", "only", "paths")
 
-    def __init__(self, number: int, paths: Paths, taken: bytes, gear: int) -> None:
+    def __init__(self, number: int, paths: Paths, counts: list[int], base: int, gear: int, only: int) -> None:
         self.number = number
         self.paths = paths
-        count = taken.count
-        self.counts = [count(path) for path in range(len(paths.answered))]
-        self.ended_s = [NAN] * len(self.counts)
+        self.counts = counts
+        self.base = base
         self.gear = gear
+        self.only = only
 
-    def rows(self, node: Node) -> int:
-        """How many rows come to a node."""
+    def onward(self, node: Node) -> list[Group]:
+        """The groups that go on from a node."""
+        if self.only >= 0:
+            further = node.next[self.only - node.first]
+            return [] if further is None else [(self, further, 1)]
+        found = []
         counts = self.counts
-        return sum([counts[path] for path in node.paths])
+        for further in node.onward:
+            rows = sum(counts[further.first : further.end])
+            if rows:
+                found.append((self, further, rows))
+        return found

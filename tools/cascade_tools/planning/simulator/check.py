@@ -48,6 +48,8 @@ def _check_tier(system: System, tier: SimTier) -> None:
             )
     if not tier.local and not tier.instances:
         raise ValueError(f"{where}.instances: needs at least one stage")
+    if tier.stage_shares and len(tier.stage_shares) != len(tier.instances):
+        raise ValueError(f"{where}.stage_shares: {len(tier.stage_shares)} for {len(tier.instances)} stages")
     for place in (place for stage in tier.instances for place in stage):
         if not 0 <= place < len(system.devices):
             raise ValueError(f"{where}.instances: there is no device {place}")
@@ -90,5 +92,5 @@ def _check_trace(
         raise ValueError("arrival_s: must be finite and from 0 on")
     if (np.diff(arrival_s) < 0.0).any():
         raise ValueError("arrival_s: must not decrease")
-    if len(rows) and not (0 <= rows.min() and rows.max() < shape[0]):
+    if len(rows) and not (rows.min() >= 0 and rows.max() < shape[0]):
         raise ValueError(f"rows: must be numbers of the {shape[0]} recorded rows")

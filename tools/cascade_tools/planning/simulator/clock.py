@@ -7,6 +7,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 Call = Callable[[Any], None]
+Event = tuple[float, int, Call, Any]
 
 
 class Clock:
@@ -14,23 +15,25 @@ class Clock:
 
     Attributes:
         now: seconds.
+        events: a heap of what is planned.
+        number: of the last event that was planned.
     """
 
-    __slots__ = ("_events", "_number", "now")
+    __slots__ = ("events", "now", "number")
 
     def __init__(self) -> None:
         self.now = 0.0
-        self._events: list[tuple[float, int, Call, Any]] = []
-        self._number = 0
+        self.events: list[Event] = []
+        self.number = 0
 
     def at(self, time_s: float, call: Call, argument: Any) -> None:
         """Call something at a time that is not over yet."""
-        self._number += 1
-        heappush(self._events, (time_s, self._number, call, argument))
+        self.number += 1
+        heappush(self.events, (time_s, self.number, call, argument))
 
     def run(self) -> None:
         """Let everything happen, until nothing is planned."""
-        events = self._events
+        events = self.events
         while events:
             self.now, _, call, argument = heappop(events)
             call(argument)

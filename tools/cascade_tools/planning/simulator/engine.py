@@ -16,7 +16,7 @@ from cascade_tools.planning.outcomes import Outcomes
 from cascade_tools.planning.simulator.check import check
 from cascade_tools.planning.simulator.clock import Clock
 from cascade_tools.planning.simulator.device import Device
-from cascade_tools.planning.simulator.front import Front
+from cascade_tools.planning.simulator.front import Front, take_background
 from cascade_tools.planning.simulator.ledger import Ledger
 from cascade_tools.planning.simulator.model import Ask, Model, make_instance
 from cascade_tools.planning.simulator.result import Simulated
@@ -60,14 +60,7 @@ class _Run:
         self._models = [self._stages(tier) for tier in system.tiers]
         costs = system.router
         device = None if costs.device is None else self._devices[costs.device]
-        self._front = Front(
-            self._clock,
-            arrival_s.tolist(),
-            device,
-            costs.front_cpu_ms / 1000.0,
-            1.0 / costs.cores,
-            lambda: self._router.wake(),
-        )
+        self._front = Front(self._clock, arrival_s.tolist(), lambda: self._router.wake())
         self._tiers = [
             self._tier(tier, models) for tier, models in zip(system.tiers, self._models, strict=True)
         ]
@@ -78,7 +71,11 @@ class _Run:
     def run(self) -> Simulated:
         for loss in self._system.losses:
             self._clock.at(loss.at_s, self._lose, loss.device)
-        self._front.start()
+        costs = self._system.router
+        if costs.device is not None:
+            device, cpu_s = self._devices[costs.device], costs.front_cpu_ms / 1000.0
+            take_background(self._clock, device, self._arrival_s, cpu_s, 1.0 / costs.cores)
+        self._router.wake()
         self._clock.run()
         return self._result()
 
@@ -93,17 +90,21 @@ class _Run:
             return []
         router = self._system.router
         models: list[Model] = []
+        stages = len(tier.instances)
+        parts = tier.stage_shares or (1.0 / stages,) * stages
 
         def following(number: int) -> Any:
-            last = number == len(tier.instances) - 1
-            return self._done if last else lambda asks: models[number + 1].put(asks)
+            return self._done if number == stages - 1 else lambda asks: models[number + 1].put_all(asks)
 
         for number, places in enumerate(tier.instances):
             kinds = {place: tier.service[self._system.devices[place].type] for place in places}
             models.append(
                 Model(
                     self._clock,
-                    [make_instance(place, self._devices[place], kinds[place]) for place in places],
+                    [
+                        make_instance(place, self._devices[place], kinds[place], parts[number])
+                        for place in places
+                    ],
                     min([router.max_batch_size, *(len(kind.time_ms) for kind in kinds.values())]),
                     tier.preferred,
                     tier.queue_delay_ms / 1000.0,
@@ -138,7 +139,7 @@ class _Run:
         system, arrival_s = self._system, self._arrival_s
         done_s, tier, gear = self._ledger.outcomes()
         answered = tier >= 0
-        latency_ms = (done_s - arrival_s) * 1000.0 + self._answer_ms()
+        latency_ms = (done_s - arrival_s) * 1000.0 + self._system.router.front_ms
         correct = np.zeros(len(tier), bool)
         correct[answered] = self._recorded.correct[self._rows[answered], tier[answered]]
         last_s = float(np.max(arrival_s + latency_ms / 1000.0, where=answered, initial=0.0))
@@ -153,7 +154,7 @@ class _Run:
             duration_s=duration_s,
             refused=refused,
             failed=int((~answered).sum()) - refused,
-            busy_share=np.array([device.busy_s for device in self._devices]) / duration_s,
+            busy_share=np.array([device.work_s for device in self._devices]) / duration_s,
             dynamic_j=self._dynamic_j(),
             idle_j=_idle_j(system, duration_s),
             gears=tuple(self._router.gears),
@@ -161,12 +162,6 @@ class _Run:
             batches=batches,
             asked=np.array([tier.rows for tier in self._tiers], np.int64),
         )
-
-    def _answer_ms(self) -> float:
-        """Latency of client and front end that is no CPU time."""
-        costs = self._system.router
-        counted = costs.front_cpu_ms if costs.device is not None else 0.0
-        return max(0.0, costs.front_ms - counted)
 
     def _dynamic_j(self) -> float | None:
         """Energy of all batches; None where a tier that was asked does not know its own."""

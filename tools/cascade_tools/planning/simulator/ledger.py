@@ -15,76 +15,70 @@ from cascade_tools.runtime.plan import GearInfo
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
-REFUSED = -1
-
-
-class Span:
-    """Requests `first .. end` that were admitted together; `batch` is theirs, -1 until there is one."""
-
-    __slots__ = ("batch", "end", "first")
-
-    def __init__(self, first: int, end: int) -> None:
-        self.first = first
-        self.end = end
-        self.batch = REFUSED
-
-    @property
-    def rows(self) -> int:
-        """How many."""
-        return self.end - self.first
+NONE = -1
+NAN = float("nan")
 
 
 class Ledger:
     """All batches.
+
+    Requests come in *spans*, in order: those of one `execute` call that were admitted, and those that were
+    not.
 
     Args:
         ladder: names of the tiers.
         recorded: what they say of recorded rows.
         rows: which of these each request is, int64 [requests].
         gears: all of the plan, then those of its fallbacks; results number them like this.
+
+    Attributes:
+        ended_s: when the rows of a path of a batch were answered (or given up), NaN until then.
     """
 
     def __init__(
-        self,
-        ladder: list[str],
-        recorded: Recorded,
-        rows: IntArray,
-        gears: Sequence[GearInfo],
+        self, ladder: list[str], recorded: Recorded, rows: IntArray, gears: Sequence[GearInfo]
     ) -> None:
         self._ladder = ladder
         self._recorded = recorded
         self._rows = rows
         self._gears = gears
-        self._number = {id(gear): number for number, gear in enumerate(gears)}
-        self._spans: list[Span] = []
-        self._batches: list[Batch] = []
+        self._gear_number = {id(gear): number for number, gear in enumerate(gears)}
+        # Of every span: behind its last request, and its batch, -1 for none.
+        self._span_end: list[int] = []
+        self._span_batch: list[int] = []
+        # Of every batch.
+        self._base: list[int] = []
+        self._table: list[int] = []
+        self._gear: list[int] = []
         self._moved: list[tuple[IntArray, int]] = []
-        self._paths: dict[tuple[int, frozenset[str], int, int], tuple[Paths, bytes]] = {}
+        self._tables: list[Paths] = []
+        self._known: dict[tuple[int, frozenset[str], int, int], tuple[Paths, int, bytes]] = {}
+        self.ended_s: list[float] = []
 
     def gear_number(self, gear: Gear) -> int:
         """A gear's number in the results."""
-        return self._number[id(gear.info)]
+        return self._gear_number[id(gear.info)]
 
-    def take(self, first: int, admitted: int, end: int) -> Span:
-        """Requests came into `execute`: those from `admitted` on are refused."""
-        span = Span(first, admitted)
-        self._spans.append(span)
+    def take(self, admitted: int, end: int) -> int:
+        """Let requests in up to `admitted`, of those up to `end`; return the number of their span."""
+        ends, batches = self._span_end, self._span_batch
+        ends.append(admitted)
+        batches.append(NONE)
+        number = len(ends) - 1
         if admitted < end:
-            self._spans.append(Span(admitted, end))
-        return span
+            ends.append(end)
+            batches.append(NONE)
+        return number
 
-    def begin(self, spans: list[Span], gear: Gear, broken: frozenset[str]) -> Batch:
-        """Make one batch of what was admitted."""
-        number = self.gear_number(gear)
-        paths, of_requests = self._find(number, broken, None, UNANSWERED)
-        if len(spans) == 1:
-            taken = of_requests[spans[0].first : spans[0].end]
-        else:
-            taken = b"".join([of_requests[span.first : span.end] for span in spans])
-        batch = Batch(len(self._batches), paths, taken, number)
-        self._batches.append(batch)
+    def begin(self, spans: Sequence[int], gear: Gear, broken: frozenset[str]) -> Batch:
+        """Make one batch of what was let in."""
+        number = self._gear_number[id(gear.info)]
+        paths, table, of_requests = self._find(number, broken, NONE, UNANSWERED)
+        ends = self._span_end
+        parts = [of_requests[ends[span - 1] if span else 0 : ends[span]] for span in spans]
+        batch = self._add(paths, table, parts[0] if len(parts) == 1 else b"".join(parts), number)
         for span in spans:
-            span.batch = batch.number
+            self._span_batch[span] = batch.number
         return batch
 
     def again(self, batch: Batch, node: Node, broken: frozenset[str], wanted: int) -> Batch:
@@ -97,56 +91,73 @@ class Ledger:
             wanted: the tier that is asked instead, or the next larger one that works.
         """
         requests = self._requests(batch)
-        here = np.isin(batch.paths.path[self._rows[requests]], node.paths)
-        members = requests[here]
-        paths, of_requests = self._find(batch.gear, broken, wanted, node.prior)
-        taken = bytes(np.frombuffer(of_requests, np.uint8)[members])
-        made = Batch(len(self._batches), paths, taken, batch.gear)
-        self._batches.append(made)
+        path = batch.paths.path[self._rows[requests]]
+        members = requests[(path >= node.first) & (path < node.end)]
+        paths, table, of_requests = self._find(batch.gear, broken, wanted, node.prior)
+        taken = np.frombuffer(of_requests, np.uint8)[members].tobytes()
+        made = self._add(paths, table, taken, batch.gear)
         self._moved.append((members, made.number))
         return made
 
     def outcomes(self) -> tuple[FloatArray, IntArray, IntArray]:
-        """Of every request: when it was answered (NaN if never), by which tier, in which gear (-1 likewise)."""
-        numbers = np.asarray([span.batch for span in self._spans], np.int64)
-        batch = np.repeat(numbers, [span.rows for span in self._spans])
+        """When every request was answered (NaN if never), by which tier, in which gear (-1 for none)."""
+        batch = np.repeat(np.asarray(self._span_batch, np.int64), np.diff(self._span_end, prepend=0))
         for members, number in self._moved:
             batch[members] = number
-        begin, ended, gear, table = self._by_batch()
         done_s = np.full(len(batch), np.nan)
         tier = np.full(len(batch), UNANSWERED, np.int64)
-        served = np.where(batch >= 0, gear[batch] if len(gear) else -1, -1)
-        for number, (paths, _) in enumerate(self._paths.values()):
-            mine = np.flatnonzero((batch >= 0) & (table[batch] == number))
-            path = paths.path[self._rows[mine]]
-            done_s[mine] = ended[begin[batch[mine]] + path]
-            tier[mine] = np.asarray(paths.answered, np.int64)[path]
+        gear = np.full(len(batch), NONE, np.int64)
+        admitted = np.flatnonzero(batch >= 0)
+        mine = batch[admitted]
+        gear[admitted] = np.asarray(self._gear, np.int64)[mine]
+        base, table = np.asarray(self._base, np.int64)[mine], np.asarray(self._table, np.int64)[mine]
+        ended_s = np.asarray(self.ended_s, np.float64)
+        for number, paths in enumerate(self._tables):
+            here = np.flatnonzero(table == number)
+            requests = admitted[here]
+            path = paths.path[self._rows[requests]].astype(np.int64)
+            done_s[requests] = ended_s[base[here] + path]
+            tier[requests] = np.asarray(paths.answered, np.int64)[path]
         done_s[tier < 0] = np.nan
-        return done_s, tier, served
+        return done_s, tier, gear
 
-    def _by_batch(self) -> tuple[IntArray, FloatArray, IntArray, IntArray]:
-        """Where each batch's ends begin, all ends, and of each batch its gear and its paths' number."""
-        sizes = [len(batch.ended_s) for batch in self._batches]
-        begin = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)[:-1]
-        ended = np.asarray([end for batch in self._batches for end in batch.ended_s], np.float64)
-        gear = np.asarray([batch.gear for batch in self._batches], np.int64)
-        number = {id(paths): number for number, (paths, _) in enumerate(self._paths.values())}
-        table = np.asarray([number[id(batch.paths)] for batch in self._batches], np.int64)
-        return begin, ended, gear, table
+    def _add(self, paths: Paths, table: int, taken: bytes, gear: int) -> Batch:
+        """A batch of rows whose paths are `taken`."""
+        ended_s = self.ended_s
+        base = len(ended_s)
+        if len(taken) == 1:
+            only = taken[0]
+            counts = paths.single[only]
+            base -= only
+            ended_s.append(NAN)
+        else:
+            only = NONE
+            count = taken.count
+            counts = [count(path) for path in range(len(paths.answered))]
+            ended_s += [NAN] * len(counts)
+        number = len(self._base)
+        self._base.append(base)
+        self._table.append(table)
+        self._gear.append(gear)
+        return Batch(number, paths, counts, base, gear, only)
 
     def _requests(self, batch: Batch) -> IntArray:
         """The requests of a batch, in order."""
         for members, number in self._moved:
             if number == batch.number:
                 return members
-        found = [np.arange(s.first, s.end) for s in self._spans if s.batch == batch.number]
+        spans = np.flatnonzero(np.asarray(self._span_batch) == batch.number).tolist()
+        ends = self._span_end
+        found = [np.arange(ends[span - 1] if span else 0, ends[span]) for span in spans]
         return np.concatenate(found).astype(np.int64)
 
-    def _find(self, gear: int, broken: frozenset[str], wanted: int | None, prior: int) -> tuple[Paths, bytes]:
-        """Paths from a node on, and the path of every request."""
-        key = (gear, broken, REFUSED if wanted is None else wanted, prior)
-        known = self._paths.get(key)
+    def _find(self, gear: int, broken: frozenset[str], wanted: int, prior: int) -> tuple[Paths, int, bytes]:
+        """Paths from a tier on (-1: the policy's first), their number, and the path of every request."""
+        key = (gear, broken, wanted, prior)
+        known = self._known.get(key)
         if known is None:
-            paths = find_paths(self._gears[gear].policy, self._ladder, self._recorded, broken, wanted, prior)
-            known = self._paths[key] = (paths, paths.path[self._rows].tobytes())
+            first = None if wanted == NONE else wanted
+            paths = find_paths(self._gears[gear].policy, self._ladder, self._recorded, broken, first, prior)
+            known = self._known[key] = (paths, len(self._tables), paths.path[self._rows].tobytes())
+            self._tables.append(paths)
         return known

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from cascade_tools.planning.simulator.batch import Batch
 from cascade_tools.planning.simulator.clock import Clock
 from cascade_tools.planning.simulator.device import Device
@@ -43,20 +45,20 @@ class Instance:
     energy_j: list[float]
 
 
-def make_instance(place: int, device: Device, service: ServiceTime) -> Instance:
-    """An instance on a device."""
-    energy = [0.0] * len(service.time_ms) if service.energy_j is None else service.energy_j.tolist()
+def make_instance(place: int, device: Device, service: ServiceTime, part: float) -> Instance:
+    """An instance on a device that does a part of the tier's work; 1 is all of it."""
+    energy_j = np.zeros(len(service.time_ms)) if service.energy_j is None else service.energy_j
     return Instance(
         place,
         device,
-        [0.0, *(service.time_ms / 1000.0).tolist()],
+        [0.0, *(part * service.time_ms / 1000.0).tolist()],
         [0.0, *service.utilization.tolist()],
-        [0.0, *energy],
+        [0.0, *(part * energy_j).tolist()],
     )
 
 
 class Model:
-    """One model; what it answers goes on by `done`, what it cannot answer by `failed`.
+    """One model.
 
     Args:
         clock: of the simulation.
@@ -64,7 +66,8 @@ class Model:
         most: rows of its largest batch.
         preferred: batch sizes that are sent at once.
         delay_s: how long rows wait for them.
-        done: gets all calls of a batch when it ends; `failed` likewise.
+        done: gets all calls of a batch when it ends.
+        failed: gets the calls that are not answered.
 
     Attributes:
         batches: that were run; `rows` in them, `energy_j` of them.
@@ -116,17 +119,23 @@ class Model:
         self.rows = 0
         self.energy_j = 0.0
 
-    def put(self, asks: list[Ask]) -> None:
-        """Take calls in; they fail at once where no instance is left."""
+    def put(self, ask: Ask) -> None:
+        """Take a call in; it fails at once where no instance is left."""
+        if self._idle and not self._waiting and not self._picky:
+            self._run([ask], ask.rows)
+        else:
+            self.put_all([ask])
+
+    def put_all(self, asks: list[Ask]) -> None:
+        """Take calls in that come at the same time."""
         if not self._instances:
             self._failed(asks)
             return
         for ask in asks:
             self._waiting_rows += ask.rows
             ask.since_s = self._clock.now
-        self._waiting.extend(asks)
-        if self._idle:
-            self._send()
+        self._waiting += asks
+        self._send(None)
 
     def lose(self, place: int) -> list[Ask]:
         """The device is gone, with the instances on it: these calls are not answered."""
@@ -142,23 +151,30 @@ class Model:
             self._waiting_rows = 0
         return lost
 
-    def _send(self, _: Any = None) -> None:
+    def _send(self, _: Any) -> None:
         """Give batches to idle instances while there are any, and something that need not wait."""
         idle, waiting = self._idle, self._waiting
         while idle and waiting:
             calls = self._ready() if self._picky else self._fitting()
             if not calls:
                 return
-            asks = [waiting.popleft() for _ in range(calls)]
-            rows = sum([ask.rows for ask in asks])
+            if calls == len(waiting):
+                asks, rows = list(waiting), self._waiting_rows
+                waiting.clear()
+            else:
+                asks = [waiting.popleft() for _ in range(calls)]
+                rows = sum([ask.rows for ask in asks])
             self._waiting_rows -= rows
-            instance = idle.popleft()
-            self.batches += 1
-            self.rows += rows
-            self.energy_j += instance.energy_j[rows]
-            instance.device.start(
-                instance.time_s[rows], instance.utilization[rows], self._finish_call, (instance, asks)
-            )
+            self._run(asks, rows)
+
+    def _run(self, asks: list[Ask], rows: int) -> None:
+        instance = self._idle.popleft()
+        self.batches += 1
+        self.rows += rows
+        self.energy_j += instance.energy_j[rows]
+        instance.device.start(
+            instance.time_s[rows], instance.utilization[rows], self._finish_call, (instance, asks)
+        )
 
     def _fitting(self) -> int:
         """How many of the waiting calls make one batch."""
@@ -196,4 +212,4 @@ class Model:
         self._idle.append(instance)
         self._done(asks)
         if self._waiting:
-            self._send()
+            self._send(None)

@@ -21,7 +21,7 @@ UNANSWERED = -1
 MOST_PATHS = 256
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Node:
     """Rows on their way to one tier.
 
@@ -29,17 +29,20 @@ class Node:
         tier: that is asked, in the full ladder; -1 where none is left, and the rows end here.
         wanted: that the policy names; a larger one may stand in for it.
         prior: the tier that answered before, -1 for none.
-        paths: of all rows that come here.
+        first: number of the first path of the rows that come here; `end` is behind the last.
         ending: of those that end here, -1 for none.
         onward: where the others go, smaller tiers first.
+        next: of every path from `first` on, where a row on it goes; None where it ends.
     """
 
     tier: int
     wanted: int
     prior: int
-    paths: tuple[int, ...] = ()
+    first: int = 0
+    end: int = 0
     ending: int = -1
     onward: tuple[Node, ...] = ()
+    next: tuple[Node | None, ...] = ()
 
 
 @dataclass
@@ -49,17 +52,18 @@ class Paths:
     Attributes:
         path: uint8 [recorded rows]: the path of each.
         answered: by path, the tier that answers; -1 for none.
+        single: by path, the counts of one row on it.
     """
 
     policy: Policy
     root: Node
     path: npt.NDArray[np.uint8]
     answered: list[int] = field(default_factory=list)
+    single: list[list[int]] = field(default_factory=list)
 
-    @property
-    def count(self) -> int:
-        """How many paths there are."""
-        return len(self.answered)
+    def __post_init__(self) -> None:
+        paths = range(len(self.answered))
+        self.single = [[int(path == own) for path in paths] for own in paths]
 
 
 def find_paths(
@@ -121,7 +125,11 @@ class _Walk:
             for number in range(len(self._policy.tiers))
             if (goal == number).any()
         )
-        node.paths = tuple(range(first, len(self._answered)))
+        node.first, node.end = first, len(self._answered)
+        steps: list[Node | None] = [None] * (node.end - first)
+        for further in node.onward:
+            steps[further.first - first : further.end - first] = [further] * (further.end - further.first)
+        node.next = tuple(steps)
         return node
 
     def _end(self, rows: Rows, answered: int) -> int:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cascade_tools.planning.simulator.batch import Batch
+from cascade_tools.planning.simulator.batch import Batch, Group
 from cascade_tools.planning.simulator.clock import Clock
 from cascade_tools.planning.simulator.device import Device
-from cascade_tools.planning.simulator.ledger import Ledger, Span
+from cascade_tools.planning.simulator.ledger import Ledger
 from cascade_tools.planning.simulator.model import Ask, Model
 from cascade_tools.planning.simulator.paths import Node
 from cascade_tools.planning.simulator.system import SimRouter
@@ -23,8 +23,6 @@ from cascade_tools.runtime.breaker import Breaker
 from cascade_tools.runtime.gears import Gear, Gears
 from cascade_tools.runtime.plan import GearInfo
 from cascade_tools.runtime.router import HAND_OFF_MS
-
-Group = tuple[Batch, Node, int]  # rows of a batch on their way to one tier, and how many
 
 
 @dataclass(eq=False, slots=True)
@@ -110,8 +108,9 @@ class Router:
         self._next = 0
         self._in_flight = 0
         self._breakers = [Breaker() for _ in tiers]
+        self._troubled = False
         self._broken: frozenset[str] = frozenset()
-        self._held: list[Span] = []
+        self._held: list[tuple[int, int]] = []  # spans and their rows
         self._held_rows = 0
         self._held_wanted = 0
         self._held_until_s = 0.0
@@ -130,20 +129,19 @@ class Router:
     def done(self, asks: list[Ask]) -> None:
         """Calls were answered."""
         for ask in asks:
-            breaker = self._breakers[ask.node.tier]
-            if not breaker.untroubled:
-                breaker.success()
+            if self._troubled:
+                self._breakers[ask.node.tier].success()
             self._answered(ask.asker, ask.batch, ask.node)
 
     def failed(self, asks: list[Ask]) -> None:
         """Calls were not answered: their threads ask the next larger tier that works."""
+        self._troubled = True
         for ask in asks:
             node = ask.node
             if self._breakers[node.tier].failure(self._clock.now):
                 self._broken |= {self._tiers[node.tier].name}
             batch = self._ledger.again(ask.batch, node, self._broken, node.tier + 1)
-            thread: _Thread = ask.asker
-            self._ask(thread, (batch, batch.paths.root, ask.rows), 0.0)
+            self._ask(ask.asker, (batch, batch.paths.root, ask.rows), 0.0)
 
     # --- execute
 
@@ -158,7 +156,7 @@ class Router:
         if gear.info is not self._gear:
             self._gear = gear.info
             self.gears.append((now, self._ledger.gear_number(gear)))
-        span = self._ledger.take(first, first + rows, end)
+        span = self._ledger.take(first + rows, end)
         self._in_flight += rows
         cost_s = self._batch_s + self._row_s * arrived
         thread = _Thread(execute=True)
@@ -189,7 +187,7 @@ class Router:
             if node.tier >= 0:
                 seconds += self._step(node.tier, rows)
             self._end(thread, batch, node)
-            for further in self._onward(batch, node):
+            for further in batch.onward(node):
                 quick = self._is_quick(further)
                 (waiting if quick else thread.handed).append(further)
         self._work(seconds, seconds, self._return, thread)
@@ -237,13 +235,13 @@ class Router:
     def _call(self, ask: Ask) -> None:
         model = self._tiers[ask.node.tier].model
         assert model is not None
-        model.put([ask])
+        model.put(ask)
 
     def _stepped(self, done: tuple[_Thread, Batch, Node]) -> None:
         self._answered(*done)
 
     def _answered(self, thread: _Thread, batch: Batch, node: Node) -> None:
-        onward = self._onward(batch, node)
+        onward = batch.onward(node)
         if thread.execute:
             self._end(thread, batch, node)
             waiting: list[Group] = []
@@ -273,14 +271,6 @@ class Router:
         else:
             self._leave(thread)
 
-    def _onward(self, batch: Batch, node: Node) -> list[Group]:
-        found = []
-        for further in node.onward:
-            rows = batch.rows(further)
-            if rows:
-                found.append((batch, further, rows))
-        return found
-
     def _end(self, thread: _Thread, batch: Batch, node: Node) -> None:
         if node.ending >= 0 and batch.counts[node.ending]:
             thread.answered.append((batch, node.ending))
@@ -288,10 +278,12 @@ class Router:
     def _settle(self, thread: _Thread) -> None:
         """What has ended is answered now."""
         now = self._clock.now
+        ended_s = self._ledger.ended_s
         for batch, path in thread.answered:
-            batch.ended_s[path] = now
+            ended_s[batch.base + path] = now
             self._in_flight -= batch.counts[path]
-        thread.answered.clear()
+        if thread.answered:
+            thread.answered = []
 
     def _is_quick(self, group: Group) -> bool:
         _, node, rows = group
@@ -317,11 +309,11 @@ class Router:
 
     # --- the batch trigger
 
-    def _hold(self, span: Span, rows: int, wanted: int, until_s: float) -> None:
+    def _hold(self, span: int, rows: int, wanted: int, until_s: float) -> None:
         if not self._held or until_s < self._held_until_s:
             self._held_until_s = until_s
             self._clock.at(until_s, self._overdue, None)
-        self._held.append(span)
+        self._held.append((span, rows))
         self._held_rows += rows
         self._held_wanted = wanted
         if self._held_rows >= wanted:
@@ -335,16 +327,16 @@ class Router:
         """Start what was held, in batches that the tiers take; the rows of one call are never parted."""
         held, self._held, self._held_rows = self._held, [], 0
         gear = self._gears.current(self._broken)
-        part: list[Span] = []
-        rows = 0
-        for span in held:
-            if part and rows + span.rows > self._most:
-                self._begin_held(part, rows, gear)
-                part, rows = [], 0
+        part: list[int] = []
+        total = 0
+        for span, rows in held:
+            if part and total + rows > self._most:
+                self._begin_held(part, total, gear)
+                part, total = [], 0
             part.append(span)
-            rows += span.rows
-        self._begin_held(part, rows, gear)
+            total += rows
+        self._begin_held(part, total, gear)
 
-    def _begin_held(self, spans: list[Span], rows: int, gear: Gear) -> None:
+    def _begin_held(self, spans: list[int], rows: int, gear: Gear) -> None:
         batch = self._ledger.begin(spans, gear, self._broken)
         self._hand_off((batch, batch.paths.root, rows))

@@ -19,7 +19,7 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ServiceTime:
-    """One instance's work on one device type, by batch size: position b - 1 holds a batch of b rows.
+    """One instance's work on one type of device, by batch size: position b - 1 holds a batch of b rows.
 
     Attributes:
         time_ms: float64 [max_batch], without contention.
@@ -51,8 +51,9 @@ class SimTier:
     """One tier of the full ladder.
 
     Attributes:
-        service: of one stage's instance, by device type.
+        service: of one instance of the whole tier, by device type.
         instances: per stage, the device of every instance; one stage where the tier is whole.
+        stage_shares: per stage, its part of the time and energy of `service`; empty for equal parts.
         ask_ms: latency that a call of it adds beside its own work; 0 for a local one.
         ask_cpu_ms: CPU time of router and server for one call.
         local: it runs in the router's process, where the rows of one call are one batch.
@@ -72,6 +73,7 @@ class SimTier:
     local: bool = False
     preferred: tuple[int, ...] = ()
     queue_delay_ms: float = 0.0
+    stage_shares: tuple[float, ...] = ()
     planned_ms: float | None = None
     further_row_ms: float = 0.0
 
@@ -95,8 +97,8 @@ class SimRouter:
         device: of its CPU time; None where that is counted nowhere.
         cores: of that device.
         front_ms: latency that client and front end add to a request when nothing else runs.
-        front_cpu_ms: their CPU time per request, request after request; the generator's, too, where it
-            shares the device. What of it is not above `front_ms` is a part of it.
+        front_cpu_ms: their CPU time per request, the generator's, too, where it shares the device; it comes
+            before all other work there.
         batch_ms: time of the router per batch beside the tiers, and `row_ms` per row.
         hand_off_ms: that it takes to hand rows to a thread of the pool.
         late_row_ms: that one answer takes which a thread of the pool sends.
