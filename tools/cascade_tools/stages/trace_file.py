@@ -29,11 +29,26 @@ def read_arrivals(
     Raises:
         UsageError: as `read_trace`; or nothing, or too much, arrives.
     """
-    trace = read_trace(path, form)
+    return shaped(read_trace(path, form), str(path), window, peak_rps, seed, peak_window_s)
+
+
+def shaped(
+    trace: Counts | FloatArray,
+    where: str,
+    window: tuple[float, float] | None,
+    peak_rps: float | None,
+    seed: int,
+    peak_window_s: float = PEAK_WINDOW_S,
+) -> FloatArray:
+    """A part of a trace, as `arrivals_of`; `where` names it in messages.
+
+    Raises:
+        UsageError: nothing, or too much, arrives.
+    """
     try:
         return arrivals_of(trace, window, peak_rps, seed, peak_window_s)
     except BadShape as error:
-        raise UsageError(f"{path}: {error}", "choose another --window or --peak-rps") from None
+        raise UsageError(f"{where}: {error}", "choose another --window or --peak-rps") from None
 
 
 def read_trace(path: Path, form: str | None = None) -> Counts | FloatArray:

@@ -103,3 +103,44 @@ def _thinned(
     """A Poisson process of a changing rate: one of the highest, each arrival kept with its share of it."""
     candidate = _poisson(highest_rps, seconds, rng)
     return candidate[rng.random(len(candidate)) * highest_rps < rate(candidate)]
+
+
+KINDS = ("poisson", "gamma", "on-off", "diurnal", "spike")
+
+
+def generate(
+    kind: str,
+    rate_rps: float,
+    seconds: float,
+    seed: int,
+    *,
+    cv: float = 4.0,
+    low_rps: float | None = None,
+    period_s: float | None = None,
+) -> FloatArray:
+    """Arrivals of one of `KINDS`, with defaults for what is not given.
+
+    Args:
+        kind: its name.
+        rate_rps: the mean rate of poisson and gamma, the highest of the others.
+        seconds: length.
+        seed: of everything that is drawn.
+        cv: of gamma.
+        low_rps: the lowest rate; None for a tenth of `rate_rps`.
+        period_s: of diurnal, by default all of it; of on_off the mean length of on and off together, and of
+            spike how long it lasts (from a third on), by default a tenth.
+
+    Raises:
+        KeyError: no such kind.
+    """
+    low = rate_rps / 10.0 if low_rps is None else low_rps
+    tenth_s = seconds / 10.0 if period_s is None else period_s
+    half_s = tenth_s / 2.0
+    made: dict[str, Callable[[], FloatArray]] = {
+        "poisson": lambda: poisson(rate_rps, seconds, seed),
+        "gamma": lambda: gamma(rate_rps, cv, seconds, seed),
+        "on-off": lambda: on_off(rate_rps, low, half_s, half_s, seconds, seed),
+        "diurnal": lambda: diurnal(rate_rps, low, period_s or seconds, seconds, seed),
+        "spike": lambda: spike(rate_rps, low, seconds / 3.0, tenth_s, seconds, seed),
+    }
+    return made[kind]()
