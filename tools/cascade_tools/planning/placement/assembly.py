@@ -33,8 +33,8 @@ class Pattern(NamedTuple):
     count: IntArray
 
 
-class _Loads(NamedTuple):
-    """Entries of all patterns, one per unit and place that has instances: pattern, unit, place, kind, column."""
+class Loads(NamedTuple):
+    """Entries of all patterns, one per unit and place with instances: pattern, unit, place, kind, column."""
 
     pattern: IntArray
     unit: IntArray
@@ -68,10 +68,10 @@ def assemble(
     uses = program.columns(len(patterns), upper=there, whole=True)
     kind = np.array([p.site for p in patterns], np.int64)
     program.rows(len(sites), [(kind, uses, 1.0)], upper=np.array([s.sites for s in sites], np.float64))
-    loads = _add_loads(program, numbers, sites, patterns, uses)
+    loads = add_loads(program, numbers, sites, patterns, uses)
     wanted = None if goal.rate_rps is None else goal.rate_rps / numbers.scale_rps
     rate = program.columns(1, upper=most_rate * (1.0 + 1e-9)) if wanted is None else None
-    _keep_up(program, numbers, loads, len(patterns), rate, wanted)
+    keep_up(program, numbers, loads, len(patterns), rate, wanted)
     _homes(program, numbers, patterns, uses)
     cost = [(rate, -1.0)] if rate is not None else _cost(numbers, goal, sites, patterns, uses, loads)
     result = program.solve(cost, limit_s, gap)
@@ -84,13 +84,14 @@ def _used(result: OptimizeResult, uses: IntArray, rate: IntArray | None) -> IntA
     return np.round(result.x[uses]).astype(np.int64)
 
 
-def _add_loads(
+def add_loads(
     program: Program,
     numbers: Numbers,
     sites: Sequence[SiteKind],
     patterns: Sequence[Pattern],
     uses: IntArray,
-) -> _Loads:
+) -> Loads:
+    """Add the loads of patterns that are used so often (columns `uses`), within bounds."""
     found = [np.nonzero(p.count) for p in patterns]
     sizes = [len(unit) for unit, _ in found]
     pattern = np.repeat(np.arange(len(patterns)), sizes)
@@ -109,18 +110,29 @@ def _add_loads(
             (np.arange(len(spot)), uses[spot // places], -1.0),
         ]
         program.rows(len(spot), terms, upper=0.0)
-    return _Loads(pattern, unit, place, kind, busy)
+    return Loads(pattern, unit, place, kind, busy)
 
 
-def _keep_up(
+def keep_up(
     program: Program,
     numbers: Numbers,
-    loads: _Loads,
+    loads: Loads,
     patterns: int,
     rate: IntArray | None,
     wanted: float | None,
+    exact: bool = False,
 ) -> None:
-    """Chains inside their pattern, tiers over all patterns, or inside each where hosts are on their own."""
+    """Chains inside their pattern, tiers over all patterns, or inside each where hosts are on their own.
+
+    Args:
+        program: is added to.
+        numbers: the problem.
+        loads: of all patterns.
+        patterns: how many there are.
+        rate: column of the rate, or None where it is `wanted`.
+        wanted: a rate, over the scale.
+        exact: serve no more than the rate.
+    """
     whole = numbers.stages[loads.unit] == 1
     speed = numbers.rows_per_busy[loads.unit, loads.kind]
     tier, pattern = numbers.tier[loads.unit[whole]], loads.pattern[whole]
@@ -146,10 +158,11 @@ def _keep_up(
             (tier * patterns + pattern, column, value),
             (rows, np.tile(each, tiers), -np.repeat(reach, patterns)),
         ]
-        program.rows(len(rows), terms, lower=0.0)
+        program.rows(len(rows), terms, lower=0.0, upper=0.0)
         terms, tiers, reach = [(0, each, 1.0)], 1, np.ones(1)
     if rate is None:
-        program.rows(tiers, terms, lower=reach * (wanted or 0.0))
+        right = reach * (wanted or 0.0)
+        program.rows(tiers, terms, lower=right, upper=right if exact else np.inf)
     else:
         program.rows(tiers, [*terms, (np.arange(tiers), rate[0], -reach)], lower=0.0)
 
@@ -177,13 +190,20 @@ def _cost(
     sites: Sequence[SiteKind],
     patterns: Sequence[Pattern],
     uses: IntArray,
-    loads: _Loads,
+    loads: Loads,
 ) -> list[tuple[IntArray, FloatArray]]:
-    prices = [prices_of_goal(numbers, goal, site) for site in sites]
-    fixed = [float(prices[p.site][0] @ p.count.any(axis=0)) for p in patterns]
-    of_kind = np.array([p.site for p in patterns], np.int64)[loads.pattern]
-    running = [prices[k][1][u, d] for k, u, d in zip(of_kind, loads.unit, loads.place, strict=True)]
-    return [(uses, np.array(fixed)), (loads.column, np.array(running))]
+    devices = [prices_of_goal(numbers, goal, sites[p.site])[0] for p in patterns]
+    fixed = np.array([float(d @ p.count.any(axis=0)) for d, p in zip(devices, patterns, strict=True)])
+    return [(uses, fixed), (loads.column, running_cost(numbers, goal, sites, patterns, loads))]
+
+
+def running_cost(
+    numbers: Numbers, goal: Goal, sites: Sequence[SiteKind], patterns: Sequence[Pattern], loads: Loads
+) -> FloatArray:
+    """What a busy instance of each entry costs by the goal."""
+    price = [prices_of_goal(numbers, goal, site)[1] for site in sites]
+    entries = zip(loads.pattern.tolist(), loads.unit, loads.place, strict=True)
+    return np.array([price[patterns[p].site][u, d] for p, u, d in entries])
 
 
 def written_out(

@@ -18,6 +18,8 @@ from cascade_tools.planning.placement.numbers import Numbers
 from cascade_tools.planning.placement.problem import FloatArray, IntArray
 from cascade_tools.planning.placement.program import Program
 
+STRICT_SCALE = 1000.0  # rows may be off by 1e-6, and utilizations that add up to more than 1 are refused
+
 Term = tuple[IntArray, IntArray, FloatArray]
 
 
@@ -116,7 +118,7 @@ def power_w(numbers: Numbers, kind: IntArray, cells: Cells) -> FloatArray:
 def add_homes(
     program: Program, numbers: Numbers, cells: Cells, tiers: IntArray, in_use: IntArray | None = None
 ) -> None:
-    """Ask for one complete chain of each of these tiers; with `in_use` (columns [hosts]) in every host in use."""
+    """Ask for a complete chain of each of these tiers; with `in_use` [hosts] in every host in use."""
     home_tier, home_host, home = _homes(program, numbers, cells, tiers)
     whole = np.isin(numbers.tier[cells.unit], tiers) & (numbers.stages[cells.unit] == 1)
     at = {int(tier): i for i, tier in enumerate(tiers)}
@@ -169,8 +171,8 @@ def _fits(program: Program, numbers: Numbers, kind: IntArray, cells: Cells) -> N
 
 def _not_too_busy(program: Program, numbers: Numbers, kind: IntArray, cells: Cells) -> None:
     share = numbers.utilization[cells.unit, kind[cells.device]]
-    columns = cells.count if numbers.strict else cells.busy
-    _per_device(program, [(cells.device, columns, share)], np.ones(len(kind)), cells.used)
+    columns, scale = (cells.count, STRICT_SCALE) if numbers.strict else (cells.busy, 1.0)
+    _per_device(program, [(cells.device, columns, scale * share)], np.full(len(kind), scale), cells.used)
 
 
 def _per_device(program: Program, terms: list[Term], upper: FloatArray, used: IntArray | None) -> None:

@@ -55,7 +55,11 @@ def trimmed(problem: Problem, numbers: Numbers, count: IntArray, busy: FloatArra
     for i, reach in enumerate(numbers.reach.tolist()):
         if reach <= 0.0:
             needed[numbers.tier == i] = count[numbers.tier == i]
-    return np.minimum(needed, count)
+    needed = np.minimum(needed, count)
+    if numbers.per_host:  # a host that serves nothing is not in use
+        host = np.unique([device.host for device in problem.devices], return_inverse=True)[1]
+        needed[:, np.bincount(host, busy.sum(axis=0))[host] <= IDLE] = 0
+    return needed
 
 
 def _load(problem: Problem, count: IntArray) -> tuple[float, FloatArray] | None:

@@ -67,7 +67,7 @@ class Generated(NamedTuple):
 
 @dataclass(frozen=True)
 class Effort:
-    """Time and precision of one pricing program: while the prices still move, and at the end for the bound."""
+    """Time and precision of one pricing program: while prices still move, and at the end for the bound."""
 
     quick_s: float
     long_s: float

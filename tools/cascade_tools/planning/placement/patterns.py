@@ -1,7 +1,7 @@
 """Large clusters: patterns by column generation, then whole numbers of them.
 
-The unit of a pattern is a device, or a host where some variant has several stages or hosts are on their own
-(`sites.py`). Where all patterns of a device can be listed, those that are best at the final prices join the pool.
+The unit of a pattern is a device, or a host where some variant has several stages or hosts are on their
+own (`sites.py`). Where all patterns of a device can be listed, the best at the final prices join the pool.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one pattern fills: a device, or a whole host where chains or the closure make its devices one thing."""
+"""What one pattern fills: a device, or a host where chains or the closure make its devices one thing."""
 
 from __future__ import annotations
 

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from cascade_tools.errors import CheckFailed, Infeasible
-from cascade_tools.planning.placement.direct import direct
-from cascade_tools.planning.placement.finish import finish
+import math
+from dataclasses import replace
+
+from cascade_tools.errors import CheckFailed
+from cascade_tools.planning.placement.baselines import baselines
+from cascade_tools.planning.placement.direct import Found, direct
+from cascade_tools.planning.placement.finish import best_bound, finish
+from cascade_tools.planning.placement.infeasible import check_arithmetic, explain
 from cascade_tools.planning.placement.patterns import patterns
 from cascade_tools.planning.placement.problem import Problem, Solution
+from cascade_tools.planning.placement.tidy import tidy
+from cascade_tools.planning.placement.verify import verify
 
+PATTERN_DEVICES = 4
 DIRECT_DEVICES = 64
+DEVICE_SECONDS = 300.0
+GOOD_GAP = 1e-6
+ENOUGH_GAP = 5e-4
+FEW_DEVICES = 8
+ROUNDING = 1e-6
 
 
 def solve(problem: Problem, time_limit_s: float = 20.0) -> Solution:
@@ -22,17 +35,56 @@ def solve(problem: Problem, time_limit_s: float = 20.0) -> Solution:
         Infeasible: there is no placement with a rate above zero, or with the goal's; names the constraint.
         CheckFailed: the answer breaks a rule; a defect.
     """
-    answers = []
-    bound = None
-    for method, search in (("patterns", patterns), ("direct", direct)):
-        if method == "direct" and len(problem.devices) > DIRECT_DEVICES:
-            continue
-        found = search(problem, time_limit_s)
-        answer = (
-            None if found.count is None else finish(problem, found.count, found.bound, found.status, method)
-        )
-        if answer is not None:
-            answers.append(answer)
+    check_arithmetic(problem)
+    answers = [floor for floor in baselines(problem).values() if floor is not None]
+    found: list[Found] = []
+    if len(problem.devices) > PATTERN_DEVICES:
+        found.append(patterns(problem, time_limit_s))
+        answers += _answers(problem, found[-1], "patterns")
+    if len(problem.devices) <= DIRECT_DEVICES and _open(problem, answers, found):
+        limit_s = min(0.6 * time_limit_s, DEVICE_SECONDS / len(problem.devices))
+        found.append(direct(problem, limit_s))
+        answers += _answers(problem, found[-1], "direct")
     if not answers:
-        raise Infeasible("no placement was found", constraint="memory", details={"missing_mib": None})
-    return max(answers, key=lambda s: s.value)
+        raise explain(problem, found, time_limit_s)
+    best = tidy(problem, _best(problem, answers), 0.1 * time_limit_s)
+    best = replace(best, bound=_bound(problem, best, found))
+    best = replace(best, status="optimal" if best.gap <= GOOD_GAP else best.status)
+    wrong = verify(problem, best)
+    if wrong:
+        raise CheckFailed("the placement does not hold: " + "; ".join(wrong[:5]))
+    return best
+
+
+def _answers(problem: Problem, found: Found, method: str) -> list[Solution]:
+    if found.count is None:
+        return []
+    answer = finish(problem, found.count, found.bound, found.status, method)
+    return [] if answer is None else [answer]
+
+
+def _best(problem: Problem, answers: list[Solution]) -> Solution:
+    """The best by the goal; of equally good ones the last, which a search found and no rule of thumb."""
+    sign = 1.0 if problem.goal.rate_rps is None else -1.0
+    top = max(sign * answer.value for answer in answers)
+    return [a for a in answers if sign * a.value >= top - 1e-9 * abs(top)][-1]
+
+
+def _bound(problem: Problem, best: Solution, found: list[Found]) -> float:
+    """The tightest of what the searches prove."""
+    bounds = [f.bound for f in found]
+    if problem.goal.rate_rps is None:
+        return min(best_bound(problem, best.value, bound) for bound in bounds)
+    if problem.goal.minimise == "gpus":  # whole ones
+        bounds = [math.ceil(bound - ROUNDING) if math.isfinite(bound) else bound for bound in bounds]
+    return max(best_bound(problem, best.value, bound) for bound in bounds)
+
+
+def _open(problem: Problem, answers: list[Solution], found: list[Found]) -> bool:
+    """Whether there may be something better than what was found."""
+    if not answers or not found:
+        return True
+    best = _best(problem, answers)
+    return replace(best, bound=_bound(problem, best, found)).gap > (
+        GOOD_GAP if len(problem.devices) <= FEW_DEVICES else ENOUGH_GAP
+    )
