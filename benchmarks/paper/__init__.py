@@ -12,6 +12,7 @@ from benchmarks.paper import (
     e5_skips,
     e6_other_gpu,
     e7_dense_first,
+    e8_fewest_devices,
 )
 
 EXPERIMENTS = (
@@ -22,4 +23,5 @@ EXPERIMENTS = (
     e5_skips.EXPERIMENT,
     e6_other_gpu.EXPERIMENT,
     e7_dense_first.EXPERIMENT,
+    e8_fewest_devices.EXPERIMENT,
 )

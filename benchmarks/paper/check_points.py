@@ -14,6 +14,7 @@ from cascade_tools.planning.outcomes import Outcomes
 from cascade_tools.serving.replay import replay
 
 Check = tuple[Point, int, list[tuple[str, Served]]]
+CLIENT_RPS = 150.0
 COLUMNS = (
     Column("P95 at most, ms", ".0f"),
     Column("points, at most", ".2f"),
@@ -28,6 +29,24 @@ COLUMNS = (
     Column("kept, simulated"),
     Column("kept, measured"),
 )
+
+
+def client_cost_ms(setting: Setting) -> float:
+    """CPU time of the load generator per request, measured on the planned cascade at a quiet rate."""
+    rows = setting.test_rows
+    gears = tuple((gear.up_to_rps, gear.policy) for gear in setting.plan.gears)
+    count = round(CLIENT_RPS * setting.effort.seconds / 2)
+    with routers_served(setting, [Router("planned", gears)]) as bench:
+        found = replay(
+            bench.server.grpc_url,
+            "planned",
+            rows.inputs,
+            bench.datatypes,
+            np.arange(count) % len(rows),
+            np.arange(count) / CLIENT_RPS,
+            target=rows.target,
+        )
+    return 1000.0 * found.client_cpu_s / count
 
 
 def check_on_server(setting: Setting, host: Host, checks: list[Check]) -> Table:

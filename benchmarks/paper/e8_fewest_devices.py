@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import product
 from typing import NamedTuple
 
-from benchmarks.paper.check_points import check_on_server
-from benchmarks.paper.fewest import Point, fewest_devices, shares_at_most
+from benchmarks.paper.check_points import check_on_server, client_cost_ms
+from benchmarks.paper.fewest import Point, fewest_devices, shares_at_least
 from benchmarks.paper.finding import Cell, Column, Experiment, Finding, Table
 from benchmarks.paper.pictures import draw_devices
 from benchmarks.paper.setting import Setting
@@ -49,7 +49,9 @@ class Found(NamedTuple):
 
 def run(setting: Setting) -> Finding:
     """The grid by simulation, then three of its points on the server."""
-    host = one_host(setting)
+    client_ms = client_cost_ms(setting)
+    setting.say(f"  the client takes {client_ms:.2f} ms of CPU time a request")
+    host = one_host(setting, client_ms)
     systems = {
         OURS: cascades(setting, host),
         ONE_MODEL: single_models(setting, host),
@@ -100,7 +102,7 @@ def _said(grid: list[Found]) -> tuple[str, ...]:
         ratios = [ratio for found in grid if (ratio := found.ratio(system)) is not None]
         if ratios:
             middle = sorted(ratios)[len(ratios) // 2]
-            twice = shares_at_most(ratios, (2.0,))[0]
+            twice = shares_at_least(ratios, (2.0,))[0]
             told.append(
                 f"{system} needs {min(ratios):.1f} to {max(ratios):.1f} times our hosts (median "
                 f"{middle:.1f}, at {twice:.0%} of the points at least twice as many)"
@@ -134,7 +136,7 @@ def _shares(grid: list[Found]) -> tuple[tuple[Column, ...], tuple[tuple[Cell, ..
     rows = []
     for system in (SWITCHING, ONE_MODEL):
         ratios = [ratio for found in grid if (ratio := found.ratio(system)) is not None]
-        rows.append((system, *shares_at_most(ratios, RATIOS)))
+        rows.append((system, *shares_at_least(ratios, RATIOS)))
     return columns, tuple(rows)
 
 
@@ -165,7 +167,8 @@ EXPERIMENT = Experiment(
         "below the giant's. *Cascades*: up to two gears out of the search's frontier, single models among "
         "them. *Model switching*: every set of the four models as gears, by the same router. *One model*: "
         "asked directly, without any router. A gear goes up to 80 % of what its policy holds. For each "
-        "the best of its ways counts, so everybody has a perfect planner."
+        "the best of its ways counts, so everybody has a perfect planner. The load generator shares the "
+        "cores, here as in the simulation."
     ),
     run=run,
 )

@@ -66,7 +66,7 @@ def _enough(way: Way, point: Point) -> Callable[[int], bool]:
     return lambda count: way.keeps(point.rate_rps / count, point.slo_ms, point.allowance)
 
 
-def shares_at_most(ratios: Iterable[float], bounds: Sequence[float]) -> list[float]:
+def shares_at_least(ratios: Iterable[float], bounds: Sequence[float]) -> list[float]:
     """Share of the ratios that are at least each of the bounds."""
     known = list(ratios)
     return [sum(ratio >= bound - 1e-9 for ratio in known) / max(1, len(known)) for bound in bounds]

@@ -27,13 +27,14 @@ from cascade_tools.runtime.head import Scores
 from cascade_tools.spec import Cascade, load_cascade
 from cascade_tools.stages.calibrate import CALIBRATION_FILE, SCORES_FILE, head_of, run_source
 from cascade_tools.stages.export import EXPORTED_FILE
+from cascade_tools.stages.gears import GEARS_FILE
 from cascade_tools.stages.kept_rows import load_test_rows
+from cascade_tools.stages.place import PLACEMENT_FILE
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.search import make_question
 from cascade_tools.store import Workspace, load_score_table
 
 CASCADE = Path("ensembles/digits")
-GEARS_FILE, PLACEMENT_FILE = "gear_plan.json", "placement.json"
 SEED = 0
 
 Logits = npt.NDArray[np.float32]

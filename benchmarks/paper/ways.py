@@ -204,12 +204,17 @@ def _direct(system: System, tier: str) -> System:
     return _routed(replace(system, router=router, tiers=tiers), ((None, policy),))
 
 
-def one_host(setting: Setting) -> Host:
-    """This machine as the digits are planned on it, every called tier with an instance per core at least."""
+def one_host(setting: Setting, client_cpu_ms: float) -> Host:
+    """This machine as the digits are planned on it, every called tier with an instance per core at least.
+
+    Args:
+        setting: has the plan.
+        client_cpu_ms: CPU time of the client per request, which shares the cores.
+    """
     rows = setting.test_rows
     table = setting.table(rows, setting.logits(rows, "all test rows"))
     recorded = Recorded(table.confidence, table.label == table.target[:, None])
-    system = system_of(setting.work)
+    system = system_of(setting.work, client_cpu_ms=client_cpu_ms)
     tiers = tuple(replace(tier, instances=(_enough(tier.instances, setting),)) for tier in system.tiers)
     return Host(replace(system, tiers=tiers, losses=()), recorded, 2.0 * setting.effort.seconds)
 
