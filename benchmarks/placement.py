@@ -43,26 +43,31 @@ class Case:
 ABC = {"A": 400, "B": 300, "C": 300}
 TEN = {kind: 10 * number for kind, number in ABC.items()}
 SMALL = {"A": 24, "B": 20, "C": 20}
+ABD = {"A": 400, "B": 300, "D": 300}  # no GPU holds the giant in one piece
+ABD_TEN = {kind: 10 * number for kind, number in ABD.items()}
+ABD_SMALL = {"A": 24, "B": 20, "D": 20}
 CASES = {
     "vit-8-loose": Case("vit", {"A": 8}, "loose", 20.0, 1e-6),
     "vit-8-strict": Case("vit", {"A": 8}, "strict", 20.0),
-    "t5-16-loose": Case("t5", {"A": 8, "B": 8}, "loose", 20.0, 0.03),
-    "t5-16-strict": Case("t5", {"A": 8, "B": 8}, "strict", 20.0, 0.10),
-    "t5-12-loose": Case("t5", {"B": 4, "D": 8}, "loose", 20.0, 0.03),
-    "llm-8-loose": Case("llm", {"A": 8}, "loose", 20.0, 0.03),
-    "llm-16-loose": Case("llm", {"A": 8, "B": 8}, "loose", 20.0, 0.03),
-    "llm-16-strict": Case("llm", {"A": 8, "B": 8}, "strict", 20.0, 0.10),
-    "llm-8B-loose": Case("llm", {"B": 8}, "loose", 20.0, 0.03),
-    "six-8-loose": Case("six", {"A": 4, "B": 4}, "loose", 20.0, 0.03, per_host=4),
-    "six-16-loose": Case("six", {"A": 8, "B": 8}, "loose", 20.0, 0.03),
-    "six-16-strict": Case("six", {"A": 8, "B": 8}, "strict", 20.0, 0.10),
-    "six-16BD-loose": Case("six", {"B": 8, "D": 8}, "loose", 20.0, 0.03),
-    "six-16ABC-loose": Case("six", {"A": 8, "B": 4, "C": 4}, "loose", 20.0, 0.03, per_host=4),
-    "six-16ABC-strict": Case("six", {"A": 8, "B": 4, "C": 4}, "strict", 20.0, 0.10, per_host=4),
+    "t5-16-loose": Case("t5", {"A": 8, "B": 8}, "loose", 20.0),
+    "t5-16-strict": Case("t5", {"A": 8, "B": 8}, "strict", 20.0),
+    "t5-12-loose": Case("t5", {"B": 4, "D": 8}, "loose", 20.0),
+    "llm-8-loose": Case("llm", {"A": 8}, "loose", 20.0),
+    "llm-16-loose": Case("llm", {"A": 8, "B": 8}, "loose", 20.0),
+    "llm-16-strict": Case("llm", {"A": 8, "B": 8}, "strict", 20.0),
+    "llm-8B-loose": Case("llm", {"B": 8}, "loose", 20.0),
+    "six-8-loose": Case("six", {"A": 4, "B": 4}, "loose", 20.0, per_host=4),
+    "six-16-loose": Case("six", {"A": 8, "B": 8}, "loose", 20.0),
+    "six-16-strict": Case("six", {"A": 8, "B": 8}, "strict", 20.0),
+    "six-16BD-loose": Case("six", {"B": 8, "D": 8}, "loose", 20.0),
+    "six-16ABC-loose": Case("six", {"A": 8, "B": 4, "C": 4}, "loose", 20.0, per_host=4),
+    "six-16ABC-strict": Case("six", {"A": 8, "B": 4, "C": 4}, "strict", 20.0, per_host=4),
     "whole-64-loose": Case("six_whole", SMALL, "loose", 10.0, 0.03),
     "whole-64-strict": Case("six_whole", SMALL, "strict", 10.0, 0.03),
     "six-64-loose": Case("six", SMALL, "loose", 10.0, 0.03, per_host=4),
     "six-64-strict": Case("six", SMALL, "strict", 10.0, 0.03, per_host=4),
+    "cut-64-loose": Case("six", ABD_SMALL, "loose", 10.0, 0.03, per_host=4),
+    "cut-64-strict": Case("six", ABD_SMALL, "strict", 10.0, 0.03, per_host=4),
     "batches-64-loose": Case("six_whole", SMALL, "loose", 10.0, 0.03, batches=(1, 4, 16)),
     "gpus-64": Case("six", SMALL, "loose", 10.0, None, per_host=4, minimise="gpus"),
     "energy-64": Case("six", SMALL, "loose", 10.0, None, per_host=4, minimise="energy"),
@@ -70,12 +75,16 @@ CASES = {
     "whole-1000-strict": Case("six_whole", ABC, "strict", 8.0, 0.01),
     "six-1000-loose": Case("six", ABC, "loose", 30.0, 0.01, per_host=4),
     "six-1000-strict": Case("six", ABC, "strict", 30.0, 0.01, per_host=4),
+    "cut-1000-loose": Case("six", ABD, "loose", 30.0, 0.01, per_host=4),
+    "cut-1000-strict": Case("six", ABD, "strict", 30.0, 0.01, per_host=4),
     "gpus-1000": Case("six", ABC, "loose", 30.0, None, per_host=4, minimise="gpus"),
     "energy-1000": Case("six", ABC, "loose", 30.0, None, per_host=4, minimise="energy"),
     "whole-10000-loose": Case("six_whole", TEN, "loose", 8.0, 0.005),
     "whole-10000-strict": Case("six_whole", TEN, "strict", 8.0, 0.005),
     "six-10000-loose": Case("six", TEN, "loose", 30.0, 0.005, per_host=4),
     "six-10000-strict": Case("six", TEN, "strict", 30.0, 0.005, per_host=4),
+    "cut-10000-loose": Case("six", ABD_TEN, "loose", 30.0, 0.005, per_host=4),
+    "cut-10000-strict": Case("six", ABD_TEN, "strict", 30.0, 0.005, per_host=4),
 }
 
 
