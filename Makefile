@@ -61,6 +61,10 @@ paper: setup ## The papers' own experiments: build/paper.json and docs/paper.md 
 bench-place: setup ## Placements of 8 to 10,000 GPUs beside simpler ones: rate, gap, seconds (about 10 minutes)
 	.venv/bin/python -m benchmarks.placement
 
+validate-simulator: setup ## The simulator held against the real server, pair by pair (at most 30 minutes)
+	.venv/bin/cascade-tools run ensembles/digits
+	.venv/bin/python -m benchmarks.validate_simulator
+
 chaos: setup ## Twelve faults under load: is every request answered once, and rightly? (at most 12 minutes)
 	.venv/bin/python -m benchmarks.chaos
 
