@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.validation.pairs import QUICK_RATES, RATES, Pair, arrivals, gear_plans, write_trace
+from benchmarks.validation.table import markdown, verdict_of
 from benchmarks.validation.verdict import (
     BARS,
     BARS_ABOVE,
@@ -211,14 +212,8 @@ def line(pair: Pair, verdict: Verdict, row: dict[str, Any]) -> str:
         f"{verdict.spread[name]:.0%}" if name in RELATIVE else f"{verdict.spread[name]:.3f}"
         for name in FIGURES
     )
-    if verdict.lagged:
-        word = f"not counted: {verdict.lagged} lagged"
-    elif verdict.unsteady:
-        word = f"not counted: {' '.join(verdict.unsteady)}"
-    else:
-        word = f"misses {' '.join(verdict.missed)}" if verdict.missed else "within"
     figures = "{:>11} {:>11} {:>13} {:>15}".format(*numbers)
-    return f"{pair.name:22} {figures} {verdict.error['shares']:6.3f}  {spread:22} {word}"
+    return f"{pair.name:22} {figures} {verdict.error['shares']:6.3f}  {spread:22} {verdict_of(row)}"
 
 
 def main() -> None:
@@ -227,7 +222,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="four pairs of one policy")
     parser.add_argument("--build", type=Path, default=BUILD, help="folder of the planned digits")
     parser.add_argument("--seconds", type=float, help="of each run")
+    parser.add_argument("--table", action="store_true", help="only print the last results for the docs")
     options = parser.parse_args()
+    if options.table:
+        print(markdown(json.loads(OUT.read_text())["rows"]))
+        return
     effort = QUICK if options.quick else FULL
     effort = replace(effort, seconds=options.seconds or effort.seconds)
     rates = QUICK_RATES if options.quick else RATES

@@ -45,7 +45,7 @@ def gamma(rate_rps: float, cv: float, seconds: float, seed: int) -> FloatArray:
         times = reached_s + np.cumsum(rng.gamma(shape, 1.0 / (rate_rps * shape), CHUNK))
         parts.append(times)
         reached_s = float(times[-1])
-    arrival = np.concatenate(parts) if parts else np.zeros(0)
+    arrival: FloatArray = np.concatenate(parts) if parts else np.zeros(0)
     return arrival[arrival < seconds]
 
 

@@ -5,8 +5,8 @@ sends another trace than the one that was planned: gaps are filled up, bursts ar
 
     p99 of the lateness <= max(2 ms, a tenth of the median latency)
 
-Then 99 of 100 requests were sent so near to their time that the median and every percentile above it are off by
-at most a tenth. 2 ms is a turn of the scheduler, and short beside the 100 ms over which the router counts
+Then 99 of 100 requests were sent so near to their time that the median and the percentiles above it are off
+by at most a tenth. 2 ms is a turn of the scheduler, and short beside the 100 ms over which the router counts
 arrivals.
 """
 
