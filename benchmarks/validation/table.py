@@ -35,7 +35,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
                 for name, form in FORMS.items()
             ],
             f"{off:.3f}",
-            f"{spread['throughput_rps']:.0%}, {spread['goodput']:.3f}, {spread['p50_ms']:.0%}, {spread['p95_ms']:.0%}",
+            ", ".join(f"{spread[name]:{'.3f' if name == 'goodput' else '.0%'}}" for name in FORMS),
             verdict_of(row),
         ]
         lines.append(f"| {' | '.join(cells)} |")
