@@ -50,23 +50,26 @@ class PlacedDevice(Value):
 
 
 class Lost(Value):
-    """What is left without one device, or without one host.
+    """What is left without one device, or without one host; the other instances are as they are.
 
     Attributes:
         what: of which kind each of `which` is.
         which: numbers of devices, or of hosts; the loss of any one of them leaves the same.
-        rate_rps: that the other instances, as they are placed, sustain; None where a tier that rows reach has
-            no home left.
-        homeless: these tiers.
-        busiest_share: the largest busy share of a device that is left, at the planned rate or at what is left
-            of it; None without a rate.
+        homeless: tiers that have no instance, or no whole chain of stages, any more.
+        reach: share of all rows that each tier sees then: the planned one, or where tiers are homeless, by the
+            router's rule that the next larger tier takes the rows of a broken one; empty if nothing is left.
+        rate_rps: the highest that is sustained so; None if nothing is left.
+        busiest_share: the largest busy share of a device at the planned rate, or at all that is left.
+        busy_share: of each device then, without the first of `which`; empty for more than 256 devices.
     """
 
     what: Literal["device", "host"]
     which: tuple[int, ...]
-    rate_rps: float | None
     homeless: tuple[str, ...] = ()
+    reach: dict[str, float] = Field(default_factory=dict)
+    rate_rps: float | None
     busiest_share: float | None = None
+    busy_share: tuple[float, ...] = ()
 
 
 class Placement(Artifact):
