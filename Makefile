@@ -56,6 +56,10 @@ bench-profile: setup ## Tiers profiled in process and through Triton: do both ag
 bench-simulator: setup ## How fast the simulator is, on one core (half a minute)
 	.venv/bin/python -m benchmarks.simulator
 
+validate-simulator: setup ## The simulator held against the real server, pair by pair (at most 30 minutes)
+	.venv/bin/cascade-tools run ensembles/digits
+	.venv/bin/python -m benchmarks.validate_simulator
+
 chaos: setup ## Twelve faults under load: is every request answered once, and rightly? (at most 12 minutes)
 	.venv/bin/python -m benchmarks.chaos
 
