@@ -132,7 +132,7 @@ def placement_of(
         energy_j=energy_per_row(problem, solution),
         giant_energy_j=None if found.giant_alone is None else energy_per_row(problem, found.giant_alone),
         devices=_devices(problem, solution, devices),
-        instances=_instances(problem, solution, left_out),
+        instances=instances_of(problem, solution, left_out),
         losses=what_is_left(problem, solution, left_out),
     )
 
@@ -192,7 +192,8 @@ def _devices(problem: Problem, solution: Solution, named: Sequence[Named]) -> tu
     return tuple(found)
 
 
-def _instances(problem: Problem, solution: Solution, left_out: str) -> tuple[PlacedInstances, ...]:
+def instances_of(problem: Problem, solution: Solution, left_out: str) -> tuple[PlacedInstances, ...]:
+    """The instances of an answer, without those of one load."""
     found = []
     for u, g in np.argwhere(solution.count > 0).tolist():
         unit = problem.units[u]
