@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from cascade_tools.artifacts import Lost, PlacedDevice, PlacedInstances, Placement
 
 WIDTH = 100
-MOST_GROUPS = 12
-MOST_LOSSES = 10
+MOST_GROUP_LINES = 15
+MOST_LOSS_LINES = 12
 MIB_PER_GIB = 1024
 BASELINES = {
     "giant_only": "{giant} alone, without a router",
@@ -106,12 +106,22 @@ def _groups(made: Placement) -> list[str]:
     lines = _wrapped(lines[0], "    ")
     width = max(len(_label(made, numbers)) for numbers in groups.values())
     width = min(width, 34)
-    for (_, held_here), numbers in list(groups.items())[:MOST_GROUPS]:
+    blocks = []
+    for (_, held_here), numbers in groups.items():
         devices = [made.devices[number] for number in numbers]
         text = f"    {_label(made, numbers):{width}}  {_load(devices)}  {held_here or 'nothing'}"
-        lines += _wrapped(text, " " * (width + 6))
-    if len(groups) > MOST_GROUPS:
-        lines.append(f"    and {len(groups) - MOST_GROUPS} more kinds of devices; --json has all")
+        blocks.append(_wrapped(text, " " * (width + 6)))
+    return lines + _first(blocks, MOST_GROUP_LINES, "kinds of devices")
+
+
+def _first(blocks: Sequence[list[str]], most: int, what: str) -> list[str]:
+    """As many whole blocks as fit, and how many more there are."""
+    lines: list[str] = []
+    for number, block in enumerate(blocks):
+        left = len(blocks) - number
+        if len(lines) + len(block) + (left > 1) > most:
+            return [*lines, f"    and {left} more {what}; --json has all"]
+        lines += block
     return lines
 
 
@@ -139,11 +149,10 @@ def _losses(made: Placement) -> list[str]:
     lines = ["  One lost, the others as they are: rows/s left (share of the plan's)"]
     labels = [(lost, _lost_label(made, lost)) for lost in made.losses]
     width = min(max(len(label) for _, label in labels), 44)
-    for lost, label in labels[:MOST_LOSSES]:
-        lines += _wrapped(f"    {label:{width}}  {_left(made, lost)}", " " * (width + 6))
-    if len(labels) > MOST_LOSSES:
-        lines.append(f"    and {len(labels) - MOST_LOSSES} more; --json has all")
-    return lines
+    blocks = [
+        _wrapped(f"    {label:{width}}  {_left(made, lost)}", " " * (width + 6)) for lost, label in labels
+    ]
+    return lines + _first(blocks, MOST_LOSS_LINES, "of them")
 
 
 def _lost_label(made: Placement, lost: Lost) -> str:

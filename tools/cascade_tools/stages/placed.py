@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import ceil, isfinite
 from time import perf_counter
 from typing import Literal, NamedTuple
 
@@ -22,6 +22,7 @@ from cascade_tools.planning.placement.solve import solve
 from cascade_tools.planning.placement.verify import verify
 
 TIME_LIMIT_S = 20.0
+WHOLE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ def placement_of(
     highest = problem.goal.rate_rps is None
     bound_rps = min(ceiling, solution.bound) if highest else ceiling
     bound = solution.bound if isfinite(solution.bound) else ceiling
+    if problem.goal.rate_rps is not None and problem.goal.minimise == "gpus":
+        bound = float(ceil(bound - WHOLE))  # nobody uses half of one
     return Placement(
         cascade=cascade,
         made_from=made_from,
@@ -128,7 +131,7 @@ def placement_of(
         energy_j=energy_per_row(problem, solution),
         giant_energy_j=None if found.giant_alone is None else energy_per_row(problem, found.giant_alone),
         devices=_devices(problem, solution, devices),
-        instances=_instances(problem, solution, left_out),
+        instances=instances_of(problem, solution, left_out),
     )
 
 
@@ -148,20 +151,19 @@ def energy_per_row(problem: Problem, solution: Solution) -> float | None:
 
 def _batches(problem: Problem, solution: Solution) -> dict[str, int]:
     """By tier, the batch of the variant that does most of its rows."""
-    rows: dict[tuple[int, int], float] = {}
+    most = dict.fromkeys(range(len(problem.tiers)), -1.0)
+    batch: dict[str, int] = {}
     for u, unit in enumerate(problem.units):
         variant = problem.variant(unit)
-        if unit.stage == 0:
-            done = (
-                float(busy) / variant.seconds_per_row[device.type]
-                for busy, device in zip(solution.busy[u], problem.devices, strict=True)
-                if busy > 0.0
-            )
-            rows[unit.tier, unit.variant] = sum(done)
-    return {
-        tier.name: tier.variants[max(range(len(tier.variants)), key=lambda v, i=i: rows[i, v])].batch
-        for i, tier in enumerate(problem.tiers)
-    }
+        done = sum(
+            float(busy) / variant.seconds_per_row[device.type]
+            for busy, device in zip(solution.busy[u], problem.devices, strict=True)
+            if busy > 0.0
+        )
+        if unit.stage == 0 and done > most[unit.tier]:
+            most[unit.tier] = done
+            batch[problem.tiers[unit.tier].name] = variant.batch
+    return batch
 
 
 def _devices(problem: Problem, solution: Solution, named: Sequence[Named]) -> tuple[PlacedDevice, ...]:
@@ -188,7 +190,8 @@ def _devices(problem: Problem, solution: Solution, named: Sequence[Named]) -> tu
     return tuple(found)
 
 
-def _instances(problem: Problem, solution: Solution, left_out: str) -> tuple[PlacedInstances, ...]:
+def instances_of(problem: Problem, solution: Solution, left_out: str) -> tuple[PlacedInstances, ...]:
+    """The instances of an answer, without those of one load."""
     found = []
     for u, g in np.argwhere(solution.count > 0).tolist():
         unit = problem.units[u]

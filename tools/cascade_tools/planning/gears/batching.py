@@ -9,7 +9,7 @@ from cascade_tools.planning.gears.question import Forecast, GearQuestion, Trigge
 from cascade_tools.planning.placement.problem import IntArray
 
 ANSWERED = 0.95  # share of a steady rate; a finite run ends with rows on their way
-IDLE_ENOUGH = 0.5  # busy share below which larger batches help nobody
+IDLE_ENOUGH = 0.25  # busy share below which larger batches help nobody
 SHARE_OF_SLO = 0.25  # that may be spent on waiting for company
 LOWEST_RATE = 0.1  # of the bin's highest, where it begins at 0
 

@@ -142,7 +142,7 @@ class _Cycle:
         )
 
     def _polished(self, best: Descent) -> Descent:
-        """Climb over placements that differ by one instance, as long as the gears gain by it."""
+        """Climb over placements that differ by little, as long as the gears gain by it."""
         met = [placed.count for placed in self._placed.values() if isinstance(placed, Common)]
         starts = [*met, *([] if best.count is None else [best.count])]
         left, tried = self.question.most_neighbours, set[bytes]()

@@ -19,6 +19,7 @@ import numpy as np
 
 from cascade_tools.errors import Infeasible
 from cascade_tools.planning.gears.front import with_reach
+from cascade_tools.planning.gears.neighbours import with_wanted
 from cascade_tools.planning.placement.balance import balance
 from cascade_tools.planning.placement.cells import Cells, add_cells, add_homes, served
 from cascade_tools.planning.placement.numbers import Numbers, numbers_of
@@ -124,7 +125,7 @@ def _program(problem: Problem, scenarios: Sequence[Scenario], time_limit_s: floa
     result = program.solve([(margin, -1.0)], time_limit_s)
     if result.x is None or result.x[margin[0]] <= NO_MARGIN:
         return None
-    return shared.counts(result.x, (len(problem.units), len(problem.devices)))
+    return with_wanted(problem, shared.counts(result.x, (len(problem.units), len(problem.devices))))
 
 
 def _keep_up(
