@@ -28,7 +28,7 @@ from scipy.stats import binomtest
 
 from benchmarks.bursts import bursty
 from benchmarks.gears_picture import draw
-from cascade_tools.artifacts import Gear, GearPlan, PolicyTable, Route
+from cascade_tools.artifacts import Gear, GearPlan, Placement, PolicyTable, Route
 from cascade_tools.errors import CascadeError
 from cascade_tools.machine.facts import machine
 from cascade_tools.models.usercode import Rows
@@ -46,6 +46,7 @@ from cascade_tools.stages.build_repo import build_repo, repository_root
 from cascade_tools.stages.gears import GEARS_FILE
 from cascade_tools.stages.kept_rows import load_test_rows
 from cascade_tools.stages.pipeline import plan_is_fresh, run_stage
+from cascade_tools.stages.place import PLACEMENT_FILE
 from cascade_tools.stages.progress import stderr_reporter
 from cascade_tools.stages.replay import draw_rows
 from cascade_tools.store import Workspace, digest_bytes, write_atomically
@@ -56,6 +57,7 @@ OUT = Path("build/benchmarks")
 TIMES = 3.0  # both the SLO over the unloaded p95 and the peak over what the giant holds
 KEPT_SECONDS = 0.99
 PLANNED_SHARE = 0.5  # of the SLO: what the gears are planned for; the simulator errs, and a change takes time
+BUSY_SHARE = 0.8  # of the cores that the plan may use, as fast as the giant shows them to be today
 LOW_SHARE = 0.35  # of what the giant holds: the rate between bursts
 RISE_S = 2.0
 BINS = 8
@@ -177,15 +179,27 @@ def measure_giant(scene: Scene, effort: Effort) -> tuple[float, float]:
     return one_by_one.outcomes.latency_quantile_ms(0.95), loaded.throughput_rps
 
 
-def plan_gears(scene: Scene, slo_ms: float, arrival_s: FloatArray) -> GearPlan:
-    """The gears stage for a share of the SLO and the trace's rates; the repository follows."""
+def plan_gears(scene: Scene, slo_ms: float, holds_rps: float, arrival_s: FloatArray) -> GearPlan:
+    """Placement and gears for a share of the SLO and the trace's rates; the repository follows.
+
+    The generator and gRPC run on the cores of the tiers, and the host may be slower than at the profile: the
+    plan gets the share of the cores that the giant alone attains of what the placement says of it.
+    """
     report, work = stderr_reporter(), scene.work
+    planned_rps = work.load(PLACEMENT_FILE, Placement, "place").giant_only_rps
+    pace = min(1.0, holds_rps / planned_rps) if planned_rps else 1.0
     bins = bins_of_counts(counts_per_window(arrival_s).astype(np.float64), BINS)
     rates = Rates(
         histogram=Histogram(edges_rps=tuple(bins.edges_rps.tolist()), shares=tuple(bins.shares.tolist()))
     )
-    gears = Gears(slo=Slo(p95_ms=PLANNED_SHARE * slo_ms), rates=rates, within_allowance=False)
+    gears = Gears(
+        slo=Slo(p95_ms=PLANNED_SHARE * slo_ms),
+        rates=rates,
+        within_allowance=False,
+        target_busy_share=BUSY_SHARE * pace,
+    )
     meant = Workspace(work.cascade.model_copy(update={"gears": gears}), work.build)
+    run_stage("place", meant, report)
     run_stage("gears", meant, report)
     build_repo(meant, "embedded", check=False, report=report)
     return work.load(GEARS_FILE, GearPlan, "gears")
@@ -228,6 +242,15 @@ def less_accurate(better: Outcomes, worse: Outcomes) -> float:
     return float(binomtest(gained, gained + lost, 0.5, "greater").pvalue) if gained + lost else 1.0
 
 
+def show_gears(plan: GearPlan) -> None:
+    """What was planned."""
+    for number, gear in enumerate(plan.gears):
+        limit = "any rate" if gear.up_to_rps is None else f"up to {gear.up_to_rps:.0f}/s"
+        p95 = "" if gear.predicted is None else f", p95 {gear.predicted.p95_ms:.1f} ms (modelled)"
+        tiers = " > ".join(gear.policy.tiers)
+        print(f"  gear {number}: {limit:14} {tiers}, accuracy {gear.predicted_accuracy:.4f}{p95}", flush=True)
+
+
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """The table."""
     print(
@@ -265,7 +288,8 @@ def run(effort: Effort) -> int:
     print(f"the giant alone: p95 {unloaded_ms:.1f} ms unloaded, holds {holds_rps:.0f} requests/s")
     print(f"SLO: p95 {slo_ms:.1f} ms; the fullest second has {peak_rps:.0f} requests", flush=True)
     arrival_s = bursty(peak_rps, LOW_SHARE * holds_rps, RISE_S, effort.seconds, SEED)
-    plan = plan_gears(scene, slo_ms, arrival_s)
+    plan = plan_gears(scene, slo_ms, holds_rps, arrival_s)
+    show_gears(plan)
     tiers = [info.tier for info in plan.ladder]
     runs: dict[str, Replayed] = {}
     with served(scene.work) as server:

@@ -54,7 +54,7 @@ def _options(
     """Cascades of models on NVIDIA Triton: most requests are answered by a small model."""
 
 
-for module in (start, plan, place, profile, policy, drift, simulate, serve, watch, bench, replay, machine):
+for module in (start, plan, place, profile, policy, drift, serve, watch, bench, replay, simulate, machine):
     module.register(app)
 
 

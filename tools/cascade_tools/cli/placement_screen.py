@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from cascade_tools.artifacts import Lost, PlacedDevice, PlacedInstances, Placement
 
 WIDTH = 100
+LABEL = 40
 MOST_GROUP_LINES = 15
 MOST_LOSS_LINES = 12
 MIB_PER_GIB = 1024
@@ -105,7 +106,6 @@ def _groups(made: Placement) -> list[str]:
     lines = ["  Devices: instances (planned batch: " + batches + ")"]
     lines = _wrapped(lines[0], "    ")
     width = max(len(_label(made, numbers)) for numbers in groups.values())
-    width = min(width, 34)
     blocks = []
     for (_, held_here), numbers in groups.items():
         devices = [made.devices[number] for number in numbers]
@@ -148,7 +148,7 @@ def _losses(made: Placement) -> list[str]:
         return []
     lines = ["  One lost, the others as they are: rows/s left (share of the plan's)"]
     labels = [(lost, _lost_label(made, lost)) for lost in made.losses]
-    width = min(max(len(label) for _, label in labels), 44)
+    width = min(max(len(label) for _, label in labels), LABEL + 4)
     blocks = [
         _wrapped(f"    {label:{width}}  {_left(made, lost)}", " " * (width + 6)) for lost, label in labels
     ]
@@ -174,7 +174,10 @@ def _left(made: Placement, lost: Lost) -> str:
 def _label(made: Placement, numbers: Sequence[int]) -> str:
     """`gpu-24gb 0-5`: the type, and numbers over all devices."""
     kinds = dict.fromkeys(made.devices[number].type for number in numbers)
-    return f"{', '.join(kinds)} {_ranges(numbers)}"
+    name = f"{', '.join(kinds)} {_ranges(numbers)}"
+    if len(name) <= LABEL:
+        return name
+    return f"{name[: LABEL - 16].rpartition(',')[0]},... ({len(numbers):,} of them)"
 
 
 def _ranges(numbers: Sequence[int]) -> str:

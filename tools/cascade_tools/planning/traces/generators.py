@@ -102,7 +102,8 @@ def _thinned(
 ) -> FloatArray:
     """A Poisson process of a changing rate: one of the highest, each arrival kept with its share of it."""
     candidate = _poisson(highest_rps, seconds, rng)
-    return candidate[rng.random(len(candidate)) * highest_rps < rate(candidate)]
+    kept: FloatArray = candidate[rng.random(len(candidate)) * highest_rps < rate(candidate)]
+    return kept
 
 
 KINDS = ("poisson", "gamma", "on-off", "diurnal", "spike")
