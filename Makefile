@@ -1,5 +1,5 @@
 # Every target uses .venv in this folder and makes it if it is missing.
-.PHONY: help setup demo check test gpu bench-search bench-guarantee bench-drift bench-router bench-where bench-trigger bench-profile bench-simulator paper chaos soak format clean
+.PHONY: help setup demo check test gpu bench-search bench-guarantee bench-drift bench-router bench-where bench-trigger bench-profile bench-simulator bench-gears paper chaos soak format clean
 .DEFAULT_GOAL := help
 
 help: ## What there is to make
@@ -58,6 +58,10 @@ bench-simulator: setup ## How fast the simulator is, on one core (half a minute)
 paper: setup ## The papers' own experiments: build/paper.json and docs/paper.md (at most 20 minutes)
 	.venv/bin/cascade-tools run ensembles/digits
 	.venv/bin/python -m benchmarks.paper
+
+bench-gears: setup ## Do gears pay? Bursts of three times what the giant holds (about 8 minutes)
+	.venv/bin/cascade-tools run ensembles/digits
+	.venv/bin/python -m benchmarks.gears
 
 chaos: setup ## Twelve faults under load: is every request answered once, and rightly? (at most 12 minutes)
 	.venv/bin/python -m benchmarks.chaos
