@@ -63,6 +63,10 @@ bench-gears: setup ## Do gears pay? Bursts of three times what the giant holds (
 	.venv/bin/cascade-tools run ensembles/digits
 	.venv/bin/python -m benchmarks.gears
 
+validate-simulator: setup ## The simulator held against the real server, pair by pair (at most 30 minutes)
+	.venv/bin/cascade-tools run ensembles/digits
+	.venv/bin/python -m benchmarks.validate_simulator
+
 chaos: setup ## Twelve faults under load: is every request answered once, and rightly? (at most 12 minutes)
 	.venv/bin/python -m benchmarks.chaos
 

@@ -32,7 +32,7 @@ WARM_UP_REQUESTS = 32
 LEAD_S = 0.1  # from the end of the warm-up to second 0 of the trace
 OUTPUTS = ("LABEL", "TIER")
 ANSWERED, REFUSED, FAILED = 0, 1, 2
-# UNAVAILABLE may also be a lost connection or a broken tier; these words are the router's and Triton's queues'.
+# UNAVAILABLE may be a lost connection or a broken tier, too; these are the router's words, and Triton's.
 REFUSALS = ("rows are in flight", "maximum queue size")
 KEPT_ERRORS = 5
 
