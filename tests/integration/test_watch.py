@@ -12,9 +12,10 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from cascade_tools.artifacts import GearPlan, PlannedRates
+from cascade_tools.errors import Infeasible
 from cascade_tools.models.usercode import Rows
 from cascade_tools.serving.embedded import Server, embedded_triton
-from cascade_tools.spec import Histogram
+from cascade_tools.spec import Gears, Histogram, Rates, Slo
 from cascade_tools.stages.build_repo import build_repo
 from cascade_tools.stages.gears import GEARS_FILE
 from cascade_tools.stages.progress import Reporter
@@ -113,6 +114,21 @@ def test_traffic_that_was_not_planned_is_told_and_planned_for(
     served = plan_path(planned.path("repository") / "current").read_bytes()
     assert json.loads(served) == json.loads(planned.path(GEARS_FILE).read_bytes())
     wait_until(lambda: took_over(own, served) > 0, "the router takes over the plan")
+
+
+def test_gears_for_an_slo_are_planned_for_the_measured_rates_or_stay(
+    copied: Workspace, report: Reporter
+) -> None:
+    gears = Gears(slo=Slo(p95_ms=2000.0), rates=Rates(max_rps=5.0, bins=2), within_allowance=False)
+    work = Workspace(copied.cascade.model_copy(update={"gears": gears}), copied.build)
+    new = replan(work, Histogram(edges_rps=(0.0, 10.0, 20.0), shares=(0.5, 0.5)), "embedded", report)
+    assert new.service is not None
+    assert new.gears[-1].predicted is not None
+    assert new.gears[-1].predicted.rate_rps == 20.0
+    before = work.path(GEARS_FILE).read_bytes()
+    with pytest.raises(Infeasible, match="rows/s"):
+        replan(work, Histogram(edges_rps=(0.0, 1e7), shares=(1.0,)), "embedded", report)
+    assert work.path(GEARS_FILE).read_bytes() == before
 
 
 def test_a_replan_that_fails_leaves_all_as_it_was(copied: Workspace, report: Reporter) -> None:

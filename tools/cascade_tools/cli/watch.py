@@ -10,7 +10,7 @@ import typer
 
 from cascade_tools.cli.options import BUILD, AsJson, BuildDir, Folder, TargetName, open_workspace
 from cascade_tools.cli.output import show_json, show_line, show_table, show_warning
-from cascade_tools.errors import UsageError
+from cascade_tools.errors import Infeasible, UsageError
 
 if TYPE_CHECKING:
     from cascade_tools.planning.watch import Findings, Window
@@ -75,6 +75,9 @@ def watch(
                 told.clear()
     except KeyboardInterrupt:
         report.say("  stopped")
+    except Infeasible as error:
+        error.details |= _finish(watcher, tuple(called), apply)
+        raise
     found = _finish(watcher, tuple(called), apply)
     if as_json:
         show_json(found)
@@ -142,7 +145,7 @@ def _finish(watcher: Watcher, called: tuple[str, ...], apply: bool) -> dict[str,
         "measured": None if measured is None else measured.model_dump(mode="json"),
     }
     if "rates" in called and not watcher.replans and measured is not None:
-        why = "too few windows yet" if apply else "--apply does it"
+        why = "not applied" if apply else "--apply does it"
         show_line(
             f"the gears could be planned for what was measured, up to {measured.edges_rps[-1]:,.0f} rows/s "
             f"({why})"
