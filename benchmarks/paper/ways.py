@@ -11,12 +11,14 @@ import numpy.typing as npt
 from benchmarks.paper.served import Gears, cores_of
 from benchmarks.paper.setting import SEED, Setting
 from cascade_tools.artifacts import Frontier, PolicyTable
+from cascade_tools.errors import UsageError
 from cascade_tools.planning.evaluate import Evaluator, threshold_policy
 from cascade_tools.planning.outcomes import Outcomes
 from cascade_tools.planning.simulator.engine import simulate
 from cascade_tools.planning.simulator.system import Recorded, SimGear, System
 from cascade_tools.planning.traces.generators import diurnal, poisson
 from cascade_tools.runtime.plan import parse_policy
+from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.search import FRONTIER_FILE
 from cascade_tools.stages.simulated import system_of
 
@@ -210,7 +212,15 @@ def one_host(setting: Setting, client_cpu_ms: float) -> Host:
     Args:
         setting: has the plan.
         client_cpu_ms: CPU time of the client per request, which shares the cores.
+
+    Raises:
+        UsageError: the profile is older than the router's costs in it.
     """
+    if setting.profile.router is None:
+        raise UsageError(
+            f"{setting.work.path(PROFILE_FILE)}: does not know what the router costs",
+            f"run `{setting.work.command('profile')}` and `{setting.work.command('run')}` again",
+        )
     rows = setting.test_rows
     table = setting.table(rows, setting.logits(rows, "all test rows"))
     recorded = Recorded(table.confidence, table.label == table.target[:, None])

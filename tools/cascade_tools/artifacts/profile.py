@@ -119,9 +119,10 @@ class AskCost(NamedTuple):
 
 
 class Profile(Artifact):
-    """All points, and the machine they come from; `hop` and `router` are None where no server could be started.
+    """All points, and the machine they come from.
 
     Attributes:
+        hop: None where no server could be started; `router` likewise.
         instances: of the adopted tiers, which no placement changes.
         idle_watts: of each device type whose meter could be read: what it draws without work.
         energy_meter: the name of the meter behind `energy_origin: measured`; None without one.

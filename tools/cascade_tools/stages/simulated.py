@@ -75,17 +75,21 @@ def system_of(work: Workspace, losses: tuple[Loss, ...] = (), *, client_cpu_ms: 
         ArtifactError: a stage has not run.
         UsageError: a loss names no device, or the router's; or the profile has nothing for a device.
     """
-    planned = load_planned(work)
-    system = make_system(planned, client_cpu_ms)
+    return with_losses(make_system(load_planned(work), client_cpu_ms), losses)
+
+
+def with_losses(system: System, losses: tuple[Loss, ...]) -> System:
+    """The same system, in which devices are lost.
+
+    Raises:
+        UsageError: a loss names no device, or the router's.
+    """
     for loss in losses:
+        what = f"--lose {loss.device}@{loss.at_s:g}"
         if not 0 <= loss.device < len(system.devices):
-            raise UsageError(
-                f"--lose {loss.device}@{loss.at_s:g}: the plan has devices 0 to {len(system.devices) - 1}"
-            )
+            raise UsageError(f"{what}: the plan has devices 0 to {len(system.devices) - 1}")
         if loss.device == system.router.device:
-            raise UsageError(
-                f"--lose {loss.device}@{loss.at_s:g}: that device runs the router; without it nothing is served"
-            )
+            raise UsageError(f"{what}: that device runs the router; without it nothing is served")
     return replace(system, losses=losses)
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from cascade_tools.planning.simulator.system import Recorded, SimGear, SimTier, System
+from cascade_tools.planning.simulator.system import Recorded, ServiceTime, SimGear, SimTier, System
 
 
 def check(
@@ -37,15 +37,7 @@ def _check_tier(system: System, tier: SimTier) -> None:
     if not tier.service:
         raise ValueError(f"{where}.service: needs at least one device type")
     for kind, service in tier.service.items():
-        if len(service.time_ms) < 1 or (service.time_ms <= 0.0).any():
-            raise ValueError(f"{where}.service.{kind}.time_ms: must be above 0, from a batch of one row on")
-        if len(service.utilization) != len(service.time_ms):
-            raise ValueError(f"{where}.service.{kind}.utilization: needs as many values as time_ms")
-        if len(service.time_ms) < system.router.max_batch_size:
-            raise ValueError(
-                f"{where}.service.{kind}: {len(service.time_ms)} batch sizes, the router's batches have "
-                f"{system.router.max_batch_size} rows"
-            )
+        _check_service(f"{where}.service.{kind}", service, system.router.max_batch_size)
     if not tier.local and not tier.instances:
         raise ValueError(f"{where}.instances: needs at least one stage")
     if tier.stage_shares and len(tier.stage_shares) != len(tier.instances):
@@ -55,6 +47,19 @@ def _check_tier(system: System, tier: SimTier) -> None:
             raise ValueError(f"{where}.instances: there is no device {place}")
         if not tier.local and system.devices[place].type not in tier.service:
             raise ValueError(f"{where}.service: nothing for device type {system.devices[place].type!r}")
+
+
+def _check_service(where: str, service: ServiceTime, max_batch_size: int) -> None:
+    if (service.time_ms <= 0.0).any():
+        raise ValueError(f"{where}.time_ms: must be above 0")
+    if len(service.utilization) != len(service.time_ms):
+        raise ValueError(f"{where}.utilization: needs as many values as time_ms")
+    if service.energy_j is not None and len(service.energy_j) != len(service.time_ms):
+        raise ValueError(f"{where}.energy_j: needs as many values as time_ms")
+    if len(service.time_ms) < max_batch_size:
+        raise ValueError(
+            f"{where}: {len(service.time_ms)} batch sizes, the router's batches have {max_batch_size} rows"
+        )
 
 
 def _check_gears(where: str, gears: tuple[SimGear, ...], names: list[str]) -> None:

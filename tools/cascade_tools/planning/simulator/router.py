@@ -129,8 +129,8 @@ class Router:
     def done(self, asks: list[Ask]) -> None:
         """Calls were answered."""
         for ask in asks:
-            if self._troubled:
-                self._breakers[ask.node.tier].success()
+            if self._troubled and self._breakers[ask.node.tier].success():
+                self._broken -= {self._tiers[ask.node.tier].name}
             self._answered(ask.asker, ask.batch, ask.node)
 
     def failed(self, asks: list[Ask]) -> None:
