@@ -218,3 +218,16 @@ def written_out(
         devices = sites[pattern.site].devices[start : start + times]
         count[:, devices] = pattern.count[:, None, :]
     return count
+
+
+def contents(sites: Sequence[SiteKind], count: IntArray) -> tuple[list[Pattern], FloatArray, list[IntArray]]:
+    """Distinct contents of sites, how many sites have each, and the devices [sites, places] of each."""
+    members: dict[tuple[int, bytes], list[IntArray]] = {}
+    for number, site in enumerate(sites):
+        for devices in site.devices:
+            members.setdefault((number, np.ascontiguousarray(count[:, devices]).tobytes()), []).append(
+                devices
+            )
+    patterns = [Pattern(number, count[:, rows[0]]) for (number, _), rows in members.items()]
+    times = np.array([float(len(rows)) for rows in members.values()])
+    return patterns, times, [np.stack(rows) for rows in members.values()]

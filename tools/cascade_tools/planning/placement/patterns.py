@@ -6,9 +6,11 @@ own (`sites.py`). Where all patterns of a device can be listed, the best at the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from cascade_tools.planning.placement.assembly import Pattern, assemble, written_out
+from cascade_tools.planning.placement.assembly import Pattern, assemble, contents, written_out
 from cascade_tools.planning.placement.direct import Found
 from cascade_tools.planning.placement.enumeration import maximal_patterns, worth
 from cascade_tools.planning.placement.generation import (
@@ -26,12 +28,19 @@ from cascade_tools.planning.placement.problem import Goal, IntArray, Problem
 from cascade_tools.planning.placement.sites import SiteKind, sites_of
 
 FIRST_GAP = 1e-2
+ASSEMBLY_GAP = 2e-4
 EXPECTED_ROUNDS = 10
 LISTED_PER_KIND = 40
 
 
-def patterns(problem: Problem, time_limit_s: float) -> Found:
-    """A placement from patterns, by the problem's goal, and a proven bound."""
+def patterns(problem: Problem, time_limit_s: float, others: Sequence[IntArray] = ()) -> Found:
+    """A placement from patterns, by the problem's goal, and a proven bound.
+
+    Args:
+        problem: what is placed, and where.
+        time_limit_s: for all programs together, about.
+        others: placements [units, devices] whose patterns may be used, too.
+    """
     numbers = numbers_of(problem)
     sites = sites_of(problem, numbers)
     fastest = _generated(numbers, Goal(), sites, None, time_limit_s)
@@ -43,8 +52,9 @@ def patterns(problem: Problem, time_limit_s: float) -> Found:
         if goal.rate_rps > most * numbers.scale_rps * (1.0 + 1e-9):
             return Found(None, np.inf, "infeasible")
         generated = _generated(numbers, goal, sites, fastest.pool, time_limit_s)
-    choice = _choice(numbers, goal, sites, generated)
-    uses = assemble(numbers, goal, sites, choice, 0.4 * time_limit_s, 1e-4, most)
+    known = [contents(sites, count)[0] for count in others]
+    choice = _choice(numbers, goal, sites, generated, [p for found in known for p in found])
+    uses = assemble(numbers, goal, sites, choice, 0.4 * time_limit_s, ASSEMBLY_GAP, most)
     bound = generated.bound * (numbers.scale_rps if goal.rate_rps is None else 1.0)
     if uses is None:
         return Found(None, bound, "no mixture")
@@ -75,9 +85,11 @@ def _generated(
 def _choice(numbers: Numbers, goal: Goal, sites: tuple[SiteKind, ...], generated: Generated) -> list[Pattern]:
     """The patterns that are put together, each once."""
     chosen: dict[tuple[int, bytes], Pattern] = {}
-    for column in generated.pool.columns:
-        count = ordered(column.count, sites[column.site].kind)
-        chosen.setdefault((column.site, count.tobytes()), Pattern(column.site, count))
+    known = [Pattern(column.site, column.count) for column in generated.pool.columns] + others
+    for pattern in known:
+        count = ordered(pattern.count, sites[pattern.site].kind)
+        if count.any():
+            chosen.setdefault((pattern.site, count.tobytes()), Pattern(pattern.site, count))
     for number, site in enumerate(sites):
         if len(site.kind) == 1:
             for count in _listed(numbers, goal, site, generated.mixture):

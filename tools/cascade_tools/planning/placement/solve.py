@@ -18,7 +18,9 @@ from cascade_tools.planning.placement.verify import verify
 PATTERN_DEVICES = 4
 DIRECT_DEVICES = 64
 DEVICE_SECONDS = 300.0
+FLOORS = ("full_lp", "greedy", "dedicated")  # the giant alone is no placement of the cascade
 GOOD_GAP = 1e-6
+WITHIN = "within bound"
 ENOUGH_GAP = 5e-4
 FEW_DEVICES = 8
 ROUNDING = 1e-6
@@ -36,10 +38,10 @@ def solve(problem: Problem, time_limit_s: float = 20.0) -> Solution:
         CheckFailed: the answer breaks a rule; a defect.
     """
     check_arithmetic(problem)
-    answers = [floor for floor in baselines(problem).values() if floor is not None]
+    answers = [floor for name, floor in baselines(problem).items() if floor is not None and name in FLOORS]
     found: list[Found] = []
     if len(problem.devices) > PATTERN_DEVICES:
-        found.append(patterns(problem, time_limit_s))
+        found.append(patterns(problem, time_limit_s, [a.count for a in answers]))
         answers += _answers(problem, found[-1], "patterns")
     if len(problem.devices) <= DIRECT_DEVICES and _open(problem, answers, found):
         limit_s = min(0.6 * time_limit_s, DEVICE_SECONDS / len(problem.devices))
@@ -49,7 +51,7 @@ def solve(problem: Problem, time_limit_s: float = 20.0) -> Solution:
         raise explain(problem, found, time_limit_s)
     best = tidy(problem, _best(problem, answers), 0.1 * time_limit_s)
     best = replace(best, bound=_bound(problem, best, found))
-    best = replace(best, status="optimal" if best.gap <= GOOD_GAP else best.status)
+    best = replace(best, status="optimal" if best.gap <= GOOD_GAP else WITHIN)
     wrong = verify(problem, best)
     if wrong:
         raise CheckFailed("the placement does not hold: " + "; ".join(wrong[:5]))

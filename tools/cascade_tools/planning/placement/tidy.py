@@ -14,6 +14,7 @@ from cascade_tools.planning.placement.transfers import fewest_transfers, transfe
 
 TIDY_DEVICES = 16
 TIDY_GAP = 1e-3
+MEMORY_CELLS = 40
 MEMORY_WEIGHT = 1e-3
 KEEP_COST = 1.0 + 1e-7
 
@@ -24,7 +25,7 @@ def tidy(problem: Problem, solution: Solution, time_limit_s: float) -> Solution:
     On a few devices a program over everything, elsewhere the loads alone are moved.
     """
     local = fewest_transfers(problem, _with_wanted(problem, solution))
-    if len(problem.devices) > TIDY_DEVICES:
+    if len(problem.devices) > TIDY_DEVICES or not _worth_it(problem, local):
         return local
     for fewest in [problem.at_least, None] if problem.at_least is not None else [None]:
         other = _program(problem, solution, fewest, time_limit_s)
@@ -32,6 +33,11 @@ def tidy(problem: Problem, solution: Solution, time_limit_s: float) -> Solution:
             other = fewest_transfers(problem, other)
             return min(local, other, key=lambda s: _order(problem, s))
     return local
+
+
+def _worth_it(problem: Problem, solution: Solution) -> bool:
+    wanted = problem.at_least is not None and (solution.count < problem.at_least).any()
+    return bool(wanted or transfers_per_row(problem, solution) > 0.0 or solution.count.size <= MEMORY_CELLS)
 
 
 def _order(problem: Problem, solution: Solution) -> tuple[int, float, float]:

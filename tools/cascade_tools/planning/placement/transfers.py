@@ -13,12 +13,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from cascade_tools.planning.placement.assembly import Loads, Pattern, add_loads, keep_up, running_cost
+from cascade_tools.planning.placement.assembly import Loads, add_loads, contents, keep_up, running_cost
 from cascade_tools.planning.placement.finish import counted
 from cascade_tools.planning.placement.numbers import Numbers, numbers_of
 from cascade_tools.planning.placement.problem import FloatArray, IntArray, Problem, Solution
 from cascade_tools.planning.placement.program import Program
-from cascade_tools.planning.placement.sites import SiteKind, sites_of
+from cascade_tools.planning.placement.sites import sites_of
 
 SLACK = 1e-8
 LIMIT_S = 2.0
@@ -41,7 +41,7 @@ def fewest_transfers(problem: Problem, solution: Solution) -> Solution:
     if not numbers.has_chains or transfers_per_row(problem, solution) <= SLACK:
         return solution
     sites = sites_of(problem, numbers)
-    patterns, times, members = _patterns(sites, solution.count)
+    patterns, times, members = contents(sites, solution.count)
     program = Program()
     uses = program.columns(len(patterns), upper=times, lower=times)
     loads = add_loads(program, numbers, sites, patterns, uses)
@@ -66,21 +66,6 @@ def fewest_transfers(problem: Problem, solution: Solution) -> Solution:
 
 def _watts(numbers: Numbers) -> FloatArray:
     return np.asarray((numbers.rows_per_busy * numbers.energy_j * numbers.scale_rps)[:, numbers.kind])
-
-
-def _patterns(
-    sites: tuple[SiteKind, ...], count: IntArray
-) -> tuple[list[Pattern], FloatArray, list[IntArray]]:
-    """Distinct contents of sites, how many sites have each, and the devices [sites, places] of each."""
-    members: dict[tuple[int, bytes], list[IntArray]] = {}
-    for number, site in enumerate(sites):
-        for devices in site.devices:
-            members.setdefault((number, np.ascontiguousarray(count[:, devices]).tobytes()), []).append(
-                devices
-            )
-    patterns = [Pattern(number, count[:, rows[0]]) for (number, _), rows in members.items()]
-    times = np.array([float(len(rows)) for rows in members.values()])
-    return patterns, times, [np.stack(rows) for rows in members.values()]
 
 
 def _crossings(program: Program, numbers: Numbers, loads: Loads) -> list[tuple[IntArray, FloatArray]]:
