@@ -133,7 +133,7 @@ def _grid_table(
 
 def _shares(grid: list[Found]) -> tuple[tuple[Column, ...], tuple[tuple[Cell, ...], ...]]:
     columns = (Column("who"), *(Column(f"at least {ratio:g}x", ".0%") for ratio in RATIOS))
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for system in (SWITCHING, ONE_MODEL):
         ratios = [ratio for found in grid if (ratio := found.ratio(system)) is not None]
         rows.append((system, *shares_at_least(ratios, RATIOS)))
