@@ -18,8 +18,8 @@ LOADS = (0.5, 0.8)  # of what the giant alone holds
 def run(setting: Setting) -> Finding:
     """At one client and under load."""
     giant = setting.cascade.tier_names[-1]
-    rows = setting.test_rows.take(slice(0, setting.effort.rows))
-    table = setting.table(rows, setting.logits(rows, f"test rows {len(rows)}"))
+    rows, logits = setting.test_part(setting.effort.rows)
+    table = setting.table(rows, logits)
     routers = [
         Router.of(_name(threshold), threshold_policy((SMALL, giant), (threshold,)))
         for threshold in THRESHOLDS

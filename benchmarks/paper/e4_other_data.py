@@ -31,7 +31,7 @@ Index = npt.NDArray[np.int64]
 
 def run(setting: Setting) -> Finding:
     """Every tier on every data set: without a head, with the planned one, with one fitted there."""
-    rows = setting.test_rows.take(slice(0, ROWS_PER_EFFORT * setting.effort.rows))
+    rows, unshifted = setting.test_part(ROWS_PER_EFFORT * setting.effort.rows)
     pixels = torch.from_numpy(rows.inputs["PIXELS"])
     data = {SAME: rows, PLAIN: _plain(setting)}
     data |= {name: with_pixels(rows, shift(pixels).numpy()) for name, shift in SHIFTS.items()}
@@ -39,7 +39,7 @@ def run(setting: Setting) -> Finding:
     sums = {name: np.zeros(2) for name in data}
     worst = (0.0, "", 0.0, 0.0)
     for name, shifted in data.items():
-        logits = setting.logits(shifted, name if name != SAME else f"test rows {len(rows)}")
+        logits = unshifted if name == SAME else setting.logits(shifted, name)
         for tier in setting.calibration.tiers:
             there, elsewhere = _halves(shifted)
             mine = logits[tier.tier]

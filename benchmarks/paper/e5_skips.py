@@ -76,8 +76,8 @@ def _skips(policy: PolicyTable) -> bool:
 
 def run(setting: Setting) -> Finding:
     """Two policies, each with and without skips, with cheap tiers in the router and without."""
-    rows = setting.test_rows.take(slice(0, ROWS_PER_EFFORT * setting.effort.rows))
-    table = setting.table(rows, setting.logits(rows, f"test rows {len(rows)}"))
+    rows, logits = setting.test_part(ROWS_PER_EFFORT * setting.effort.rows)
+    table = setting.table(rows, logits)
     policies = {f"equal bands below {ACCEPT:g}": equal_bands(setting.cascade.tier_names, ACCEPT)}
     ours = searched(setting)
     if ours is not None:
