@@ -1,5 +1,5 @@
 # Every target uses .venv in this folder and makes it if it is missing.
-.PHONY: help setup demo check test gpu bench-search bench-guarantee bench-drift bench-router bench-where bench-trigger bench-profile bench-simulator paper chaos soak format clean
+.PHONY: help setup demo check test gpu bench-search bench-guarantee bench-drift bench-router bench-where bench-trigger bench-profile bench-simulator validate-simulator paper chaos soak format clean
 .DEFAULT_GOAL := help
 
 help: ## What there is to make
@@ -55,6 +55,10 @@ bench-profile: setup ## Tiers profiled in process and through Triton: do both ag
 
 bench-simulator: setup ## How fast the simulator is, on one core (half a minute)
 	.venv/bin/python -m benchmarks.simulator
+
+validate-simulator: setup ## The simulator held against the real server, pair by pair (at most 30 minutes)
+	.venv/bin/cascade-tools run ensembles/digits
+	.venv/bin/python -m benchmarks.validate_simulator
 
 paper: setup ## The papers' own experiments: build/paper.json and docs/paper.md (at most 20 minutes)
 	.venv/bin/cascade-tools run ensembles/digits

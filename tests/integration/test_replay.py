@@ -18,7 +18,7 @@ from cascade_tools.serving.replay import replay
 from cascade_tools.store import Workspace
 
 from ..cli_calls import Outcome, assert_refused, call
-from .helpers import INPUT, MODEL, predict, swapped_plan, with_limits
+from .helpers import INPUT, MODEL, predict, swapped_plan, with_limits, with_trigger
 
 DATATYPES = {INPUT: "FP32"}
 
@@ -61,10 +61,10 @@ def test_every_request_gets_the_answer_of_its_row(
 def test_what_admission_refuses_is_counted_apart(
     server: Server, served: Path, rows: Rows, plan: GearPlan
 ) -> None:
-    """All at once, and almost nothing may be in flight."""
-    count = 300
+    """All at once, almost nothing may be in flight, and what is admitted is held for a while."""
+    count = 100
     narrow = with_limits(plan, rows_in_flight=plan.limits.max_batch_size)
-    with swapped_plan(server, served, narrow):
+    with swapped_plan(server, served, with_trigger(narrow, 4096, 300.0)):
         found = replay(
             server.grpc_url,
             MODEL,
@@ -74,7 +74,7 @@ def test_what_admission_refuses_is_counted_apart(
             np.zeros(count),
             target=rows.target,
         )
-    assert found.refused.any()
+    assert 0 < found.refused.sum() < count
     assert not found.failed.any()
     assert not found.errors
     np.testing.assert_array_equal(found.refused, ~found.outcomes.answered)

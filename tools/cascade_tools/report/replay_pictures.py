@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cascade_tools.planning.traces.course import Moment
 from cascade_tools.report.pictures import CASCADE, COLOURS, GIANT, GREY, STYLE, _svg
@@ -29,7 +30,7 @@ def draw_course(moments: Sequence[Moment], window_s: float, slo_ms: float) -> st
         if geared:
             axes[3].step(seconds, _values(m.gear for m in moments), where="post", color=COLOURS[4])
             axes[3].set_ylabel("gear")
-            axes[3].yaxis.get_major_locator().set_params(integer=True)
+            axes[3].yaxis.set_major_locator(MaxNLocator(integer=True))
         axes[-1].set_xlabel(f"second of the trace (windows of {window_s:g} s)")
         return _svg(figure)
 

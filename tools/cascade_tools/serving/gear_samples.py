@@ -29,7 +29,8 @@ class GearSamples:
         """The gear last seen at each of some times, -1 where none had been."""
         seen = np.searchsorted(self.time_s, time_s, side="right") - 1
         known = np.asarray([*self.gear, -1], np.int64)
-        return known[seen]  # before the first it is -1, the last element
+        gear: IntArray = known[seen]  # before the first it is -1, the last element
+        return gear
 
     def since(self, begin_s: float) -> GearSamples:
         """The same, counted from a moment."""

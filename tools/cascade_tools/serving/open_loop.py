@@ -32,7 +32,8 @@ WARM_UP_REQUESTS = 32
 LEAD_S = 0.1  # from the end of the warm-up to second 0 of the trace
 OUTPUTS = ("LABEL", "TIER")
 ANSWERED, REFUSED, FAILED = 0, 1, 2
-FROM_SERVER = "Error received from peer"  # gRPC's word; without it the connection itself failed
+# UNAVAILABLE may be a lost connection or a broken tier, too; these are the router's words, and Triton's.
+REFUSALS = ("rows are in flight", "maximum queue size")
 KEPT_ERRORS = 5
 
 
@@ -141,10 +142,11 @@ class OpenLoop:
     def _note(self, number: int, error: Any) -> None:
         """Keep apart what the server's admission refuses and everything else that gRPC raises."""
         code = error.code().name if hasattr(error, "code") else type(error).__name__
-        if code == "UNAVAILABLE" and FROM_SERVER in str(error.debug_error_string()):
+        text = str(error.details() if hasattr(error, "details") else error)
+        if code == "UNAVAILABLE" and any(words in text for words in REFUSALS):
             self.status[number] = REFUSED
         elif len(self.errors) < KEPT_ERRORS:
-            self.errors[f"{code}: {error.details() if hasattr(error, 'details') else error}"] = None
+            self.errors[f"{code}: {text}"] = None
 
 
 def read_answer(response: bytes) -> tuple[bytes, bytes]:

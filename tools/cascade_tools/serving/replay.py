@@ -42,7 +42,7 @@ class Replayed:
         outcomes: of all requests, in order of arrival.
         lateness_ms: actual less planned time of sending, [requests].
         lateness: its quantiles, and whether the run counts.
-        refused: the server said UNAVAILABLE, its admission was full; [requests].
+        refused: the router's admission, or a queue of Triton's, was full (UNAVAILABLE); [requests].
         failed: any other error, or no answer within 60 s; [requests].
         errors: a few of those, as the server or gRPC words them.
         client_cpu_s: CPU time of the generator.

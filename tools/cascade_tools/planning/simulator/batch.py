@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cascade_tools.planning.simulator.paths import Node, Paths
 
 Group = tuple["Batch", Node, int]  # rows of a batch on their way to one tier, and how many
@@ -29,11 +31,11 @@ class Batch:
         self.gear = gear
         self.only = only
 
-    def onward(self, node: Node) -> list[Group]:
+    def onward(self, node: Node) -> Sequence[Group]:
         """The groups that go on from a node."""
         if self.only >= 0:
             further = node.next[self.only - node.first]
-            return [] if further is None else [(self, further, 1)]
+            return () if further is None else ((self, further, 1),)
         found = []
         counts = self.counts
         for further in node.onward:

@@ -18,10 +18,11 @@ from cascade_tools.planning.simulator.clock import Clock
 from cascade_tools.planning.simulator.device import Device
 from cascade_tools.planning.simulator.front import Front, take_background
 from cascade_tools.planning.simulator.ledger import Ledger
-from cascade_tools.planning.simulator.model import Ask, Model, make_instance
+from cascade_tools.planning.simulator.model import Model, make_instance
 from cascade_tools.planning.simulator.result import Simulated
 from cascade_tools.planning.simulator.router import Router, Tier
 from cascade_tools.planning.simulator.system import Recorded, ServiceTime, SimGear, SimTier, System
+from cascade_tools.planning.simulator.thread import Thread
 from cascade_tools.runtime.gears import Gears
 from cascade_tools.runtime.plan import Fallback, GearInfo, Limits, Plan, TierInfo
 
@@ -114,10 +115,10 @@ class _Run:
             )
         return models
 
-    def _done(self, asks: list[Ask]) -> None:
+    def _done(self, asks: list[Thread]) -> None:
         self._router.done(asks)
 
-    def _failed(self, asks: list[Ask]) -> None:
+    def _failed(self, asks: list[Thread]) -> None:
         self._router.failed(asks)
 
     def _tier(self, tier: SimTier, models: list[Model]) -> Tier:

@@ -14,24 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from cascade_tools.planning.simulator.batch import Batch
 from cascade_tools.planning.simulator.clock import Clock
 from cascade_tools.planning.simulator.device import Device
-from cascade_tools.planning.simulator.paths import Node
 from cascade_tools.planning.simulator.system import ServiceTime
-
-
-class Ask:
-    """A call of one tier with rows of one batch; `asker` waits for it."""
-
-    __slots__ = ("asker", "batch", "node", "rows", "since_s")
-
-    def __init__(self, asker: Any, batch: Batch, node: Node, rows: int) -> None:
-        self.asker = asker
-        self.batch = batch
-        self.node = node
-        self.rows = rows
-        self.since_s = 0.0
+from cascade_tools.planning.simulator.thread import Thread
 
 
 @dataclass(eq=False, slots=True)
@@ -99,8 +85,8 @@ class Model:
         most: int,
         preferred: Sequence[int],
         delay_s: float,
-        done: Callable[[list[Ask]], None],
-        failed: Callable[[list[Ask]], None],
+        done: Callable[[list[Thread]], None],
+        failed: Callable[[list[Thread]], None],
     ) -> None:
         self._clock = clock
         self._instances = list(instances)
@@ -112,21 +98,21 @@ class Model:
         self._done = done
         self._failed = failed
         self._finish_call = self._finish
-        self._waiting: deque[Ask] = deque()
+        self._waiting: deque[Thread] = deque()
         self._waiting_rows = 0
         self._woken_for = -1.0
         self.batches = 0
         self.rows = 0
         self.energy_j = 0.0
 
-    def put(self, ask: Ask) -> None:
+    def put(self, ask: Thread) -> None:
         """Take a call in; it fails at once where no instance is left."""
         if self._idle and not self._waiting and not self._picky:
             self._run([ask], ask.rows)
         else:
             self.put_all([ask])
 
-    def put_all(self, asks: list[Ask]) -> None:
+    def put_all(self, asks: list[Thread]) -> None:
         """Take calls in that come at the same time."""
         if not self._instances:
             self._failed(asks)
@@ -137,7 +123,7 @@ class Model:
         self._waiting += asks
         self._send(None)
 
-    def lose(self, place: int) -> list[Ask]:
+    def lose(self, place: int) -> list[Thread]:
         """The device is gone, with the instances on it: these calls are not answered."""
         gone = [instance for instance in self._instances if instance.place == place]
         if not gone:
@@ -167,7 +153,7 @@ class Model:
             self._waiting_rows -= rows
             self._run(asks, rows)
 
-    def _run(self, asks: list[Ask], rows: int) -> None:
+    def _run(self, asks: list[Thread], rows: int) -> None:
         instance = self._idle.popleft()
         self.batches += 1
         self.rows += rows
@@ -207,7 +193,7 @@ class Model:
             self._clock.at(due_s, self._send, None)
         return 0
 
-    def _finish(self, run: tuple[Instance, list[Ask]]) -> None:
+    def _finish(self, run: tuple[Instance, list[Thread]]) -> None:
         instance, asks = run
         self._idle.append(instance)
         self._done(asks)

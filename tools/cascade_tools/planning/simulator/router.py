@@ -8,7 +8,7 @@ rows that came --> execute: gear, admission, quick local tiers --> answers when 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,9 @@ from cascade_tools.planning.simulator.batch import Batch, Group
 from cascade_tools.planning.simulator.clock import Clock
 from cascade_tools.planning.simulator.device import Device
 from cascade_tools.planning.simulator.ledger import Ledger
-from cascade_tools.planning.simulator.model import Ask, Model
-from cascade_tools.planning.simulator.paths import Node
+from cascade_tools.planning.simulator.model import Model
 from cascade_tools.planning.simulator.system import SimRouter
+from cascade_tools.planning.simulator.thread import Thread
 from cascade_tools.runtime.breaker import Breaker
 from cascade_tools.runtime.gears import Gear, Gears
 from cascade_tools.runtime.plan import GearInfo
@@ -46,17 +46,6 @@ class Tier:
     batches: int = 0
     rows: int = 0
     energy_j: float = 0.0
-
-
-class _Thread:
-    """Who asks tiers: `execute` of one instance, or a thread of the pool."""
-
-    __slots__ = ("answered", "execute", "handed")
-
-    def __init__(self, execute: bool) -> None:
-        self.execute = execute
-        self.answered: list[tuple[Batch, int]] = []
-        self.handed: list[Group] = []
 
 
 class Router:
@@ -93,6 +82,7 @@ class Router:
         self._gear: GearInfo | None = None
         self.gears: list[tuple[float, int]] = []
         self._ledger = ledger
+        self._ended_s = ledger.ended_s
         self._come = come
         self._most = system.max_batch_size
         self._limit = system.rows_in_flight
@@ -102,8 +92,8 @@ class Router:
         self._row_s = system.row_ms / 1000.0
         self._hand_off_s = system.hand_off_ms / 1000.0
         self._late_s = system.late_row_ms / 1000.0
-        self._idle = system.instances
-        self._threads = system.escalation_threads * system.instances
+        self._idle = [Thread(execute=True) for _ in range(system.instances)]
+        self._threads = [Thread(execute=False) for _ in range(system.escalation_threads * system.instances)]
         self._tasks: deque[Group] = deque()
         self._next = 0
         self._in_flight = 0
@@ -123,29 +113,28 @@ class Router:
             if end == first:
                 return
             self._next = end
-            self._idle -= 1
-            self._execute(first, end)
+            self._execute(self._idle.pop(), first, end)
 
-    def done(self, asks: list[Ask]) -> None:
-        """Calls were answered."""
-        for ask in asks:
-            if self._troubled and self._breakers[ask.node.tier].success():
-                self._broken -= {self._tiers[ask.node.tier].name}
-            self._answered(ask.asker, ask.batch, ask.node)
+    def done(self, threads: list[Thread]) -> None:
+        """Their calls were answered."""
+        for thread in threads:
+            if self._troubled and self._breakers[thread.node.tier].success():
+                self._broken -= {self._tiers[thread.node.tier].name}
+            self._answered(thread)
 
-    def failed(self, asks: list[Ask]) -> None:
-        """Calls were not answered: their threads ask the next larger tier that works."""
+    def failed(self, threads: list[Thread]) -> None:
+        """Their calls were not answered: they ask the next larger tier that works."""
         self._troubled = True
-        for ask in asks:
-            node = ask.node
+        for thread in threads:
+            node = thread.node
             if self._breakers[node.tier].failure(self._clock.now):
                 self._broken |= {self._tiers[node.tier].name}
-            batch = self._ledger.again(ask.batch, node, self._broken, node.tier + 1)
-            self._ask(ask.asker, (batch, batch.paths.root, ask.rows), 0.0)
+            batch = self._ledger.again(thread.batch, node, self._broken, node.tier + 1)
+            self._ask(thread, (batch, batch.paths.root, thread.rows), 0.0)
 
     # --- execute
 
-    def _execute(self, first: int, end: int) -> None:
+    def _execute(self, thread: Thread, first: int, end: int) -> None:
         arrived = end - first
         queue = self._in_flight
         rows = min(arrived, self._limit - queue)
@@ -153,23 +142,22 @@ class Router:
             queue += self._most
         now = self._clock.now
         gear = self._gears.observe(now, arrived, queue, self._broken)
-        if gear.info is not self._gear:
-            self._gear = gear.info
+        info = gear.info
+        if info is not self._gear:
+            self._gear = info
             self.gears.append((now, self._ledger.gear_number(gear)))
         span = self._ledger.take(first + rows, end)
         self._in_flight += rows
         cost_s = self._batch_s + self._row_s * arrived
-        thread = _Thread(execute=True)
-        if rows and gear.info.min_queue > 1:
-            self._hold(span, rows, gear.info.min_queue, now + gear.info.max_wait_ms / 1000.0)
-            self._work(cost_s, cost_s, self._return, thread)
-            return
-        if gear.info.min_queue == 1 and self._held:
+        if info.min_queue > 1:
+            if rows:
+                self._hold(span, rows, info.min_queue, now + info.max_wait_ms / 1000.0)
+        elif self._held:
             self._release()
-        if not rows:
+        if info.min_queue > 1 or not rows:
             self._work(cost_s, cost_s, self._return, thread)
             return
-        batch = self._ledger.begin([span], gear, self._broken)
+        batch = self._ledger.begin((span,), gear, self._broken)
         root = batch.paths.root
         if root.tier >= 0 and self._tiers[root.wanted].planned_s > self._inline_s:
             thread.handed.append((batch, root, rows))
@@ -179,111 +167,98 @@ class Router:
         else:
             self._ask(thread, (batch, root, rows), cost_s)
 
-    def _inline(self, thread: _Thread, waiting: list[Group], seconds: float) -> None:
+    def _inline(self, thread: Thread, waiting: list[Group], seconds: float) -> None:
         """Take all quick steps in one go; hand off and answer at their end, when `execute` returns."""
         while waiting:
-            group = waiting.pop()
-            batch, node, rows = group
+            batch, node, rows = waiting.pop()
             if node.tier >= 0:
                 seconds += self._step(node.tier, rows)
-            self._end(thread, batch, node)
+            if node.ending >= 0 and batch.counts[node.ending]:
+                thread.ending.append((batch, node.ending))
             for further in batch.onward(node):
-                quick = self._is_quick(further)
-                (waiting if quick else thread.handed).append(further)
+                (waiting if self._is_quick(further) else thread.handed).append(further)
         self._work(seconds, seconds, self._return, thread)
 
-    def _return(self, thread: _Thread) -> None:
-        self._settle(thread)
-        self._idle += 1
-        for group in thread.handed:
-            self._hand_off(group)
+    def _return(self, thread: Thread) -> None:
+        for batch, path in thread.ending:
+            self._settle(batch, path)
+        thread.ending.clear()
+        self._idle.append(thread)
+        if thread.handed:
+            handed, thread.handed = thread.handed, []
+            for group in handed:
+                self._hand_off(group)
         self.wake()
 
     # --- the pool
 
     def _hand_off(self, group: Group) -> None:
         if self._threads:
-            self._threads -= 1
-            self._ask(_Thread(execute=False), group, self._hand_off_s)
+            self._ask(self._threads.pop(), group, self._hand_off_s)
         else:
             self._tasks.append(group)
 
-    def _leave(self, thread: _Thread) -> None:
-        """The thread has nothing left to ask."""
-        if self._tasks:
+    def _go_on(self, thread: Thread, onward: Sequence[Group]) -> None:
+        """A thread of the pool goes on with one group; others need not wait for it."""
+        for group in onward[1:]:
+            self._hand_off(group)
+        if onward:
+            self._ask(thread, onward[0], 0.0)
+        elif self._tasks:
             self._ask(thread, self._tasks.popleft(), self._hand_off_s)
         else:
-            self._threads += 1
+            self._threads.append(thread)
+
+    def _sent(self, thread: Thread) -> None:
+        """Late answers have been sent."""
+        batch, node = thread.batch, thread.node
+        self._settle(batch, node.ending)
+        self._go_on(thread, batch.onward(node))
 
     # --- both
 
-    def _ask(self, thread: _Thread, group: Group, before_s: float) -> None:
+    def _ask(self, thread: Thread, group: Group, before_s: float) -> None:
         """Ask a tier after so much work of the router."""
-        batch, node, rows = group
+        thread.batch, node, rows = group
+        thread.node, thread.rows = node, rows
         if node.tier < 0:
-            self._work(before_s, before_s, self._stepped, (thread, batch, node))
+            self._work(before_s, before_s, self._answered, thread)
             return
         tier = self._tiers[node.tier]
         if tier.model is None:
             seconds = before_s + self._step(node.tier, rows)
-            self._work(seconds, seconds, self._stepped, (thread, batch, node))
+            self._work(seconds, seconds, self._answered, thread)
             return
         tier.rows += rows
-        ask = Ask(thread, batch, node, rows)
-        self._work(before_s + tier.ask_s, before_s + tier.ask_cpu_s, self._call, ask)
+        self._work(before_s + tier.ask_s, before_s + tier.ask_cpu_s, tier.model.put, thread)
 
-    def _call(self, ask: Ask) -> None:
-        model = self._tiers[ask.node.tier].model
-        assert model is not None
-        model.put(ask)
-
-    def _stepped(self, done: tuple[_Thread, Batch, Node]) -> None:
-        self._answered(*done)
-
-    def _answered(self, thread: _Thread, batch: Batch, node: Node) -> None:
-        onward = batch.onward(node)
+    def _answered(self, thread: Thread) -> None:
+        batch, node = thread.batch, thread.node
+        ending = node.ending
+        late = batch.counts[ending] if ending >= 0 else 0
         if thread.execute:
-            self._end(thread, batch, node)
             waiting: list[Group] = []
-            for group in onward:
+            for group in batch.onward(node):
                 (waiting if self._is_quick(group) else thread.handed).append(group)
+            if late:
+                thread.ending.append((batch, ending))
             if waiting:
                 self._inline(thread, waiting, 0.0)
             else:
                 self._return(thread)
             return
-        late = batch.counts[node.ending] if node.ending >= 0 else 0
-        self._end(thread, batch, node)
-        if self._late_s and late:
-            seconds = self._late_s * late
-            self._work(seconds, seconds, self._go_on, (thread, onward))
-        else:
-            self._go_on((thread, onward))
+        if late:
+            if self._late_s:
+                seconds = self._late_s * late
+                self._work(seconds, seconds, self._sent, thread)
+                return
+            self._settle(batch, ending)
+        self._go_on(thread, batch.onward(node))
 
-    def _go_on(self, work: tuple[_Thread, list[Group]]) -> None:
-        """A thread of the pool sends its answers and goes on with one group; others need not wait for it."""
-        thread, onward = work
-        self._settle(thread)
-        for group in onward[1:]:
-            self._hand_off(group)
-        if onward:
-            self._ask(thread, onward[0], 0.0)
-        else:
-            self._leave(thread)
-
-    def _end(self, thread: _Thread, batch: Batch, node: Node) -> None:
-        if node.ending >= 0 and batch.counts[node.ending]:
-            thread.answered.append((batch, node.ending))
-
-    def _settle(self, thread: _Thread) -> None:
-        """What has ended is answered now."""
-        now = self._clock.now
-        ended_s = self._ledger.ended_s
-        for batch, path in thread.answered:
-            ended_s[batch.base + path] = now
-            self._in_flight -= batch.counts[path]
-        if thread.answered:
-            thread.answered = []
+    def _settle(self, batch: Batch, path: int) -> None:
+        """The rows on a path have ended now."""
+        self._ended_s[batch.base + path] = self._clock.now
+        self._in_flight -= batch.counts[path]
 
     def _is_quick(self, group: Group) -> bool:
         _, node, rows = group

@@ -87,5 +87,6 @@ def parse_2021(lines: Iterable[str]) -> FloatArray:
         began.append(end_s - lasted_s)
     if not began:
         raise BadLine(1, "", EXPECTED_2021)
-    arrival = np.sort(np.asarray(began, np.float64))
-    return arrival - arrival[0]
+    arrival: FloatArray = np.sort(np.asarray(began, np.float64))
+    arrival -= arrival[0]
+    return arrival

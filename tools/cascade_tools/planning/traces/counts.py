@@ -57,7 +57,8 @@ def scaled_counts(count: IntArray, factor: float, rng: np.random.Generator) -> I
     exact = count * factor
     whole = np.floor(exact + 1e-9)
     up = rng.random(len(count)) < exact - whole
-    return (whole + up).astype(np.int64)
+    found: IntArray = (whole + up).astype(np.int64)
+    return found
 
 
 def parse_second_counts(lines: Iterable[str]) -> Counts:

@@ -101,8 +101,9 @@ def _thinned(
     rate: Callable[[FloatArray], FloatArray], highest_rps: float, seconds: float, rng: np.random.Generator
 ) -> FloatArray:
     """A Poisson process of a changing rate: one of the highest, each arrival kept with its share of it."""
-    candidate = _poisson(highest_rps, seconds, rng)
-    return candidate[rng.random(len(candidate)) * highest_rps < rate(candidate)]
+    candidate: FloatArray = _poisson(highest_rps, seconds, rng)
+    chance = rng.random(len(candidate)) * highest_rps
+    return candidate[chance < rate(candidate)]
 
 
 KINDS = ("poisson", "gamma", "on-off", "diurnal", "spike")

@@ -88,5 +88,6 @@ def parse_jsonl(lines: Iterable[str]) -> FloatArray:
 def _from_first(found: list[float], expected: str) -> FloatArray:
     if not found:
         raise BadLine(1, "", expected)
-    arrival = np.sort(np.asarray(found, np.float64))
-    return arrival - arrival[0]
+    arrival: FloatArray = np.sort(np.asarray(found, np.float64))
+    arrival -= arrival[0]
+    return arrival
