@@ -1,5 +1,5 @@
 # Every target uses .venv in this folder and makes it if it is missing.
-.PHONY: help setup demo check test gpu bench-search bench-guarantee bench-drift bench-router bench-where bench-trigger bench-profile bench-simulator validate-simulator paper chaos soak format clean
+.PHONY: help setup demo check test gpu bench-search bench-guarantee bench-drift bench-router bench-where bench-trigger bench-profile bench-simulator validate-simulator paper chaos soak format clean bench-place
 .DEFAULT_GOAL := help
 
 help: ## What there is to make
@@ -52,6 +52,9 @@ bench-profile: setup ## Tiers profiled in process and through Triton: do both ag
 	.venv/bin/cascade-tools run ensembles/digits
 	scripts/perf-analyzer
 	.venv/bin/python -m benchmarks.profile
+
+bench-place: setup ## Placements of 8 to 10,000 GPUs beside simpler ones: rate, gap, seconds (about 10 minutes)
+	.venv/bin/python -m benchmarks.placement
 
 bench-simulator: setup ## How fast the simulator is, on one core (half a minute)
 	.venv/bin/python -m benchmarks.simulator

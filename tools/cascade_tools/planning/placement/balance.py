@@ -66,10 +66,16 @@ def balance_at(problem: Problem, count: IntArray, rate_rps: float) -> FloatArray
     Where no energy is known, the least busy time of devices. None if the placement does not sustain the rate.
     """
     groups = grouped(problem, count)
+    busy = balance_groups_at(problem, groups, rate_rps)
+    return None if busy is None else busy[:, groups.member]
+
+
+def balance_groups_at(problem: Problem, groups: Groups, rate_rps: float) -> FloatArray | None:
+    """`balance_at` on groups of equal devices: busy instances [units, groups] of one device of each."""
     known = table(problem, groups.type)
     program = _program(problem, groups, known)
     if program is None:
-        return np.zeros(count.shape) if rate_rps <= 0.0 else None
+        return np.zeros(groups.count.shape) if rate_rps <= 0.0 else None
     cells = program.cells
     energy = np.nan_to_num(known.energy_j[cells.unit, cells.group])
     cost = energy * cells.rows * groups.size[cells.group]
@@ -77,7 +83,7 @@ def balance_at(problem: Problem, count: IntArray, rate_rps: float) -> FloatArray
         cost = known.utilization[cells.unit, cells.group] * groups.size[cells.group]
     cost = cost / max(float(cost.max(initial=0.0)), 1e-300)
     result = _solve(program, np.append(cost, np.zeros(program.chains + program.rates)), groups, rate_rps)
-    return _busy(program, groups, result)[:, groups.member] if result.success else None
+    return _busy(program, groups, result) if result.success else None
 
 
 def balance_groups(problem: Problem, groups: Groups) -> tuple[float, FloatArray]:

@@ -51,12 +51,7 @@ def grouped(problem: Problem, count: IntArray, whole_hosts: bool = False) -> Gro
         (device.type, column.tobytes())
         for device, column in zip(problem.devices, np.ascontiguousarray(count.T), strict=True)
     )
-    host = numbered(device.host for device in problem.devices)
-    if not whole_hosts and problem.closure == "pool":
-        split = np.array([problem.variant(unit).stages > 1 for unit in problem.units], dtype=bool)
-        chained = np.zeros(int(host.max(initial=-1)) + 1, dtype=bool)
-        chained[host[count[split].any(axis=0)]] = True
-        host = np.where(chained[host], host, len(host) + np.arange(len(host)))
+    host = numbered(d.host for d in problem.devices) if whole_hosts else hosts_that_matter(problem, count)
     inside: dict[int, list[int]] = {}
     for h, c in zip(host.tolist(), code.tolist(), strict=True):
         inside.setdefault(h, []).append(c)
@@ -72,6 +67,17 @@ def grouped(problem: Problem, count: IntArray, whole_hosts: bool = False) -> Gro
         host_member=host_member,
         count=count[:, first],
     )
+
+
+def hosts_that_matter(problem: Problem, count: IntArray) -> IntArray:
+    """Number of the host of each device, [devices]; one of its own where nothing ties it to its host."""
+    host = numbered(device.host for device in problem.devices)
+    if problem.closure == "host":
+        return host
+    split = np.array([problem.variant(unit).stages > 1 for unit in problem.units], dtype=bool)
+    chained = np.zeros(int(host.max(initial=-1)) + 1, dtype=bool)
+    chained[host[count[split].any(axis=0)]] = True
+    return np.where(chained[host], host, len(host) + np.arange(len(host)))
 
 
 def numbered(keys: Iterable[Hashable]) -> IntArray:

@@ -38,7 +38,7 @@ def fits(numbers: Numbers, kind: int, column: IntArray) -> bool:
 
 
 def filled(numbers: Numbers, kind: int, units: list[int]) -> IntArray:
-    """One instance of each of these units in their order, [units]; what does not fit on the device is left out."""
+    """One instance of each of these units in their order, [units]; what does not fit is left out."""
     column = np.zeros(len(numbers.tier), np.int64)
     for unit in units:
         column[unit] += 1
