@@ -19,6 +19,7 @@ from benchmarks.paper.vit import (
 from cascade_tools.errors import Infeasible
 from cascade_tools.planning.placement.problem import Device, Problem, Rule, TierLoad
 from cascade_tools.planning.placement.solve import solve
+from cascade_tools.stages.placed import solver_output_on_stderr
 
 CAPS_MIB = (2048, 2560, 4096, 8192, 24576)
 QUICK_CAPS_MIB = (2048, 4096)
@@ -30,7 +31,8 @@ def under_cap(loads: tuple[TierLoad, ...], cap_mib: int, rule: Rule = "strict") 
     """One row: instances, memory, sum of utilization, rate; or what is missing."""
     problem = Problem(loads, (Device(LARGE_GPU, cap_mib - RESERVED_MIB),), rule=rule)
     try:
-        found = solve(problem, TIME_LIMIT_S)
+        with solver_output_on_stderr():
+            found = solve(problem, TIME_LIMIT_S)
     except Infeasible as error:
         return cap_mib, f"infeasible: {error.message}", None, None, None
     (used,), (share,) = held_mib(problem, found), resident_utilization(problem, found)

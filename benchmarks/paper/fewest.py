@@ -59,7 +59,10 @@ def fewest_devices(ways: Sequence[_W], point: Point, most: int) -> tuple[int, _W
     best: tuple[int, _W] | None = None
     for way in ways:
         limit = most if best is None else best[0] - 1
-        count = fewest(_enough(way, point), limit) if limit else None
+        enough = _enough(way, point)
+        if limit < 1 or (best is not None and not enough(limit)):
+            continue
+        count = fewest(enough, limit)
         if count is not None:
             best = count, way
     return best

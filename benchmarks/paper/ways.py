@@ -149,7 +149,7 @@ def model_switching(setting: Setting, host: Host) -> list[Served]:
 
 
 def cascades(setting: Setting, host: Host) -> list[Served]:
-    """Policies of the search's frontier, single models among them, alone and in pairs."""
+    """Policies of the search's frontier and single models, alone and in pairs; the most accurate first."""
     tiers = setting.cascade.tier_names
     frontier = setting.work.load(FRONTIER_FILE, Frontier, "search").policies
     best = max(policy.accuracy for policy in frontier)
@@ -159,13 +159,8 @@ def cascades(setting: Setting, host: Host) -> list[Served]:
     alone = [threshold_policy([tier], []) for tier in tiers]
     judged = Evaluator(setting.scores.part("search"), setting.question)
     known = [judged(table) for table in dict.fromkeys([*alone, *picked])]
-    useful = [
-        one
-        for one in known
-        if not any(other.accuracy >= one.accuracy and other.cost < one.cost for other in known)
-    ]
-    useful.sort(key=lambda policy: -policy.accuracy)
-    return _in_gears(host, [policy.table for policy in useful], 2)
+    known.sort(key=lambda policy: -policy.accuracy)
+    return _in_gears(host, [policy.table for policy in known], 2)
 
 
 def _in_gears(host: Host, policies: list[PolicyTable], most: int) -> list[Served]:
