@@ -1,5 +1,5 @@
 # Every target uses .venv in this folder and makes it if it is missing.
-.PHONY: help setup demo check test gpu bench-search bench-guarantee bench-drift bench-router bench-where bench-trigger bench-profile bench-simulator bench-gears paper bench-place chaos soak format clean
+.PHONY: help setup demo check test gpu bench-search bench-guarantee bench-drift bench-router bench-where bench-trigger bench-profile bench-simulator bench-gears validate-simulator paper bench-place chaos soak format clean
 .DEFAULT_GOAL := help
 
 help: ## What there is to make
@@ -64,10 +64,19 @@ bench-place: setup ## Placements of 8 to 10,000 GPUs beside simpler ones: rate, 
 bench-gears: setup ## Do gears pay? Bursts of three times what the giant holds (about 8 minutes)
 	.venv/bin/cascade-tools run ensembles/digits
 	.venv/bin/python -m benchmarks.gears
+bench-place: setup ## Placements of 8 to 10,000 GPUs beside simpler ones: rate, gap, seconds (about 10 minutes)
+	.venv/bin/python -m benchmarks.placement
+
+bench-simulator: setup ## How fast the simulator is, on one core (half a minute)
+	.venv/bin/python -m benchmarks.simulator
 
 validate-simulator: setup ## The simulator held against the real server, pair by pair (at most 30 minutes)
 	.venv/bin/cascade-tools run ensembles/digits
 	.venv/bin/python -m benchmarks.validate_simulator
+
+paper: setup ## The papers' own experiments: build/paper.json and docs/paper.md (at most 20 minutes)
+	.venv/bin/cascade-tools run ensembles/digits
+	.venv/bin/python -m benchmarks.paper
 
 chaos: setup ## Twelve faults under load: is every request answered once, and rightly? (at most 12 minutes)
 	.venv/bin/python -m benchmarks.chaos
