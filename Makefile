@@ -55,28 +55,21 @@ bench-profile: setup ## Tiers profiled in process and through Triton: do both ag
 
 bench-simulator: setup ## How fast the simulator is, on one core (half a minute)
 	.venv/bin/python -m benchmarks.simulator
+
 paper: setup ## The papers' own experiments: build/paper.json and docs/paper.md (at most 20 minutes)
 	.venv/bin/cascade-tools run ensembles/digits
 	.venv/bin/python -m benchmarks.paper
+
 bench-place: setup ## Placements of 8 to 10,000 GPUs beside simpler ones: rate, gap, seconds (about 10 minutes)
 	.venv/bin/python -m benchmarks.placement
 
 bench-gears: setup ## Do gears pay? Bursts of three times what the giant holds (about 8 minutes)
 	.venv/bin/cascade-tools run ensembles/digits
 	.venv/bin/python -m benchmarks.gears
-bench-place: setup ## Placements of 8 to 10,000 GPUs beside simpler ones: rate, gap, seconds (about 10 minutes)
-	.venv/bin/python -m benchmarks.placement
-
-bench-simulator: setup ## How fast the simulator is, on one core (half a minute)
-	.venv/bin/python -m benchmarks.simulator
 
 validate-simulator: setup ## The simulator held against the real server, pair by pair (at most 30 minutes)
 	.venv/bin/cascade-tools run ensembles/digits
 	.venv/bin/python -m benchmarks.validate_simulator
-
-paper: setup ## The papers' own experiments: build/paper.json and docs/paper.md (at most 20 minutes)
-	.venv/bin/cascade-tools run ensembles/digits
-	.venv/bin/python -m benchmarks.paper
 
 chaos: setup ## Twelve faults under load: is every request answered once, and rightly? (at most 12 minutes)
 	.venv/bin/python -m benchmarks.chaos
