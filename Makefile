@@ -48,7 +48,7 @@ bench-trigger: setup ## The batch trigger beside the fast shape (two minutes)
 	scripts/perf-analyzer
 	.venv/bin/python -m benchmarks.trigger
 
-bench-profile: setup ## Tiers profiled in process and through Triton: do both agree? (about 8 minutes)
+bench-profile: setup ## Tiers profiled in process and through Triton: do both agree? (about 15 minutes)
 	.venv/bin/cascade-tools run ensembles/digits
 	scripts/perf-analyzer
 	.venv/bin/python -m benchmarks.profile
