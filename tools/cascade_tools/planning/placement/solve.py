@@ -60,7 +60,7 @@ def solve(problem: Problem, time_limit_s: float = 20.0) -> Solution:
 
 
 def _pattern_share(problem: Problem) -> float:
-    """The part of the time that patterns get: less where the direct program follows, or where they are easy."""
+    """The part of the time that patterns get: less where the direct program follows, or they are easy."""
     if len(problem.devices) <= DIRECT_DEVICES:
         return 0.4
     chains = any(variant.stages > 1 for tier in problem.tiers for variant in tier.variants)
