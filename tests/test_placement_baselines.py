@@ -90,6 +90,17 @@ def test_given_limits_hold_for_baselines():
     check(once, baselines(once))
 
 
+@pytest.mark.parametrize("reach", [0.0, 1e-12, 1e-9, 1e-6])
+@pytest.mark.parametrize("closure", ["pool", "host"])
+def test_a_tier_that_hardly_anybody_asks_keeps_a_home(reach, closure):
+    problem = replace(vit(4), closure=closure, devices=tuple(Device("gpu", 24_000, g // 2) for g in range(4)))
+    rare = replace(problem, tiers=(*problem.tiers[:-1], replace(problem.tiers[-1], reach=reach)))
+    found = baselines(rare)
+    check(rare, found)
+    assert found["full_lp"] is not None
+    assert verify(rare, solve(rare, time_limit_s=2.0)) == []
+
+
 def test_at_a_rate_fewer_devices_do():
     problem = replace(vit(8), goal=Goal(3000.0, "gpus"))
     found = baselines(problem)
