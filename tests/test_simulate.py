@@ -82,7 +82,7 @@ def work(tmp_path: Path) -> Workspace:
         giant_only_rps=None,
         batch={},
         devices=tuple(
-            PlacedDevice(type=t, kind=k, gpu=g, memory_mib=1, used_memory_mib=0.0, busy_share=0.0)  # type: ignore[arg-type]
+            PlacedDevice(type=t, kind=k, gpu=g, memory_mib=1, used_memory_mib=0.0, busy_share=0.0)
             for t, k, g in devices
         ),
         instances=tuple(

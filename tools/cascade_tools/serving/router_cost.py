@@ -6,8 +6,8 @@ A cascade whose tiers do nothing (`router_files`) answers closed-loop clients fo
     sure row     A           B            answered by the first tier, in the router's process
     doubtful row C           D            handed to a thread, which calls the second and answers late
 
-    batch, row   the router's `execute` by batch size in B (Triton's statistics), a line, scaled to meet A: what
-                 the clients take from it is not its own. Routing through one tier is that tier's step
+    batch, row   the router's `execute` by batch size in B (Triton's statistics), a line, scaled to meet A:
+                 what the clients take from it is not its own. Routing through a tier is that tier's step
     front        latency of A less its `execute`; CPU time of a request of B less its part of `execute`
     hand-off     latency of C less that of A, less a hop
     late row     what a request of D takes of the CPU more than one of B, less its part of the hops and
