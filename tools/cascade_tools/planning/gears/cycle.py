@@ -5,74 +5,21 @@
     SP3 scenarios  one placement for all bins                 an error: SP2 refuses a policy to the named bin
     SP4 batching   the batch trigger of every bin             an error: SP3 places anew, then SP2 refuses
 
-A refusal is for good, so a descent ends after at most bins x policies of them. What was refused because of
-other bins is then tried once more by itself, for it may be worth more than what it was refused for.
+What a descent (`descent.py`) refused because of other bins is then tried once by itself, for it may be worth
+more than what it was refused for; and so are placements near the best one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
-
-from cascade_tools.errors import Infeasible
-from cascade_tools.planning.gears.assign import assign
-from cascade_tools.planning.gears.batching import Held, hold
-from cascade_tools.planning.gears.front import front
+from cascade_tools.planning.gears.descent import BETTER, Descent, Descents, Plan
 from cascade_tools.planning.gears.neighbours import neighbours
-from cascade_tools.planning.gears.outcome import answer, no_assignment
+from cascade_tools.planning.gears.outcome import answer
 from cascade_tools.planning.gears.question import GearQuestion, PlannedGears
-from cascade_tools.planning.gears.scenarios import Common, Scenario, common_placement, margins
-from cascade_tools.planning.gears.worth import Worth
 from cascade_tools.planning.placement.infeasible import check_arithmetic
-from cascade_tools.planning.placement.problem import IntArray
 
-MOST_ROUNDS = 500
 MOST_TRIES = 8
-TIGHT = 1.01
-BETTER = 1e-9
-
-Assigned = tuple[int, ...]
-Refusals = dict[tuple[int, int], Infeasible]
-
-
-class Plan(NamedTuple):
-    """A feasible one: policy of every bin, placement, what every bin gets, and the sum of the gains."""
-
-    assigned: Assigned
-    placed: Common
-    held: tuple[Held, ...]
-    value: float
-
-
-class Descent(NamedTuple):
-    """How one ended.
-
-    Attributes:
-        plan: None where there is none for `cause`.
-        refused: policies to bins, on the way.
-        left_out: bins to which every policy was.
-        count: the last placement that was sustained.
-    """
-
-    plan: Plan | None
-    cause: Infeasible | None
-    refused: Refusals
-    left_out: int
-    count: IntArray | None
-
-
-def _score(descent: Descent) -> tuple[int, float]:
-    """The fewer bins have no policy left, the better; then the sum of the gains."""
-    if descent.plan is not None:
-        return 1, descent.plan.value
-    return 0, -float(descent.left_out)
-
-
-def _short(what: str, constraint: str) -> Infeasible:
-    return Infeasible(what, constraint=constraint)
 
 
 def plan_gears(question: GearQuestion) -> PlannedGears:
@@ -84,215 +31,58 @@ def plan_gears(question: GearQuestion) -> PlannedGears:
     """
     if question.placement is None:
         check_arithmetic(question.problem)
-    cycle = _Cycle(question)
-    plan = cycle.best()
-    return answer(question, cycle.candidates, plan.assigned, plan.placed, plan.held, cycle.rounds)
+    descents = Descents(question)
+    plan = _best(descents)
+    return answer(question, descents.candidates, plan.assigned, plan.placed, plan.held, descents.rounds)
 
 
-class _Cycle:
-    def __init__(self, question: GearQuestion) -> None:
-        self.question = question
-        self.candidates = front(question)
-        self.worth = Worth(question, self.candidates)
-        self.rounds = 0
-        self._placed: dict[frozenset[Scenario], Common | Infeasible] = {}
-        self._held: dict[tuple[bytes, int, int], Held] = {}
-        self._hopeless = self._never()
+def _best(descents: Descents) -> Plan:
+    """The best plan of the descents and of the placements near theirs."""
+    fixed = descents.question.placement
+    best = first = descents.descend({}, fixed)
+    for number, policy in _worth_a_try(descents, first):
+        best = max(best, descents.descend({number: policy}, fixed), key=_score)
+    if fixed is None:
+        best = _polished(descents, best)
+    if best.plan is None:
+        assert first.cause is not None
+        raise first.cause
+    return best.plan
 
-    def best(self) -> Plan:
-        """The best plan of the descents and of the placements near theirs."""
-        fixed = self.question.placement
-        first = self.descend({}, fixed)
-        best = first
-        for number, policy in self._worth_a_try(first):
-            best = max(best, self.descend({number: policy}, fixed), key=_score)
-        if fixed is None:
-            best = self._polished(best)
-        if best.plan is None:
-            assert first.cause is not None
-            raise first.cause
-        return best.plan
 
-    def descend(self, forced: Mapping[int, int], fixed: IntArray | None) -> Descent:
-        """From the best policy everywhere down to a plan that holds.
+def _worth_a_try(descents: Descents, first: Descent) -> list[tuple[int, int]]:
+    """What was refused because of others and would be worth more than what the plan has; best first."""
+    gain = descents.worth.gain()
+    joint = [pair for pair in first.refused if pair not in descents.hopeless]
+    if first.plan is not None:
+        have = first.plan.assigned
+        joint = [pair for pair in joint if gain[pair] > gain[pair[0], have[pair[0]]] + BETTER]
+    joint.sort(key=lambda pair: (-gain[pair], pair))
+    return joint[:MOST_TRIES]
 
-        Args:
-            forced: policy by bin that is not given up.
-            fixed: the placement, where only the gears are to be found.
-        """
-        refused: Refusals = dict(self._hopeless)
-        best: Plan | None = None
-        seen: set[tuple[Assigned, bytes]] = set()
-        count, last = fixed, None
-        while self.rounds < MOST_ROUNDS:
-            self.rounds += 1
-            assigned = assign(self.worth.gain(), self._allowed(refused), self.worth.side(), forced)
-            if assigned is None:
-                break
-            plan = self._step(assigned, count, fixed is not None, refused, forced)
-            if plan is None:
+
+def _polished(descents: Descents, best: Descent) -> Descent:
+    """Climb over placements that differ by little, as long as the gears gain by it."""
+    question = descents.question
+    starts = [*descents.placements(), *([] if best.count is None else [best.count])]
+    left, tried = question.most_neighbours, set[bytes]()
+    while starts and left:
+        start = starts.pop()
+        for other in neighbours(question.problem, start):
+            if other.tobytes() in tried or not left:
                 continue
-            last = count = plan.placed.count
-            value, kept = self.worth.of(assigned)
-            if kept and (best is None or value > best.value):
-                best = plan._replace(value=value)
-            if not self.worth.on_a_mean or (assigned, count.tobytes()) in seen:
+            tried.add(other.tobytes())
+            left -= 1
+            again = descents.descend({}, other)
+            if _score(again) > _score(best):
+                best = replace(again, count=other)
+                starts += [start, other]
                 break
-            seen.add((assigned, count.tobytes()))
-        cause = None if best else no_assignment(self.question, self.candidates, self.worth, refused)
-        return Descent(
-            best, cause, refused, self._left_out(refused), last if best is None else best.placed.count
-        )
+    return best
 
-    def _polished(self, best: Descent) -> Descent:
-        """Climb over placements that differ by little, as long as the gears gain by it."""
-        met = [placed.count for placed in self._placed.values() if isinstance(placed, Common)]
-        starts = [*met, *([] if best.count is None else [best.count])]
-        left, tried = self.question.most_neighbours, set[bytes]()
-        while starts and left:
-            start = starts.pop()
-            for other in neighbours(self.question.problem, start):
-                if other.tobytes() in tried or not left:
-                    continue
-                tried.add(other.tobytes())
-                left -= 1
-                again = self.descend({}, other)
-                if _score(again) > _score(best):
-                    best = again._replace(count=other)
-                    starts += [start, other]
-                    break
-        return best
 
-    def _step(
-        self,
-        assigned: Assigned,
-        count: IntArray | None,
-        fixed: bool,
-        refused: Refusals,
-        forced: Mapping[int, int],
-    ) -> Plan | None:
-        """Once through SP3 and SP4; an error is added to what is refused."""
-        scenarios = self._scenarios(assigned)
-        placed = self._keep(count, scenarios)
-        if not fixed and (placed is None or not self._sustains(placed)):
-            placed, fixed = self._place(scenarios), True
-        if isinstance(placed, Infeasible) or placed is None or not self._sustains(placed):
-            self._refuse_load(assigned, placed, refused, forced)
-            return None
-        held = self._hold(assigned, placed.count)
-        if any(one.wrong for one in held) and not fixed:
-            again = self._place(scenarios)
-            if isinstance(again, Common) and self._sustains(again):
-                placed, held = again, self._hold(assigned, again.count)
-        wrong = [number for number, one in enumerate(held) if one.wrong]
-        if wrong:
-            number = next((b for b in reversed(wrong) if b not in forced), wrong[-1])
-            refused[number, assigned[number]] = _short(held[number].wrong, self.question.slo.name)
-            return None
-        for number, one in enumerate(held):
-            self.worth.learn(number, assigned[number], one.forecast)
-        return Plan(assigned, placed, held, 0.0)
-
-    def _never(self) -> Refusals:
-        """What no placement whatever could do, even if it served nothing else."""
-        refused: Refusals = {}
-        share = self.question.target_busy_share
-        for number, rate in enumerate(self.question.rates.top_rps.tolist()):
-            for policy, one in enumerate(self.candidates):
-                if one.capacity_rps * share < rate:
-                    refused[number, policy] = _short(
-                        f"at {rate:.0f} rows/s: {' > '.join(one.policy.table.tiers)} sustains at most "
-                        f"{one.capacity_rps * share:.0f} at a busy share of {share:g}",
-                        "rate",
-                    )
-        return refused
-
-    def _allowed(self, refused: Refusals) -> npt.NDArray[np.bool_]:
-        allowed = np.ones((len(self.question.rates.shares), len(self.candidates)), bool)
-        for pair in refused:
-            allowed[pair] = False
-        return allowed
-
-    def _left_out(self, refused: Refusals) -> int:
-        """Bins to which every policy was refused."""
-        return int((~self._allowed(refused)).all(axis=1).sum())
-
-    def _scenarios(self, assigned: Assigned) -> list[Scenario]:
-        top = self.question.rates.top_rps.tolist()
-        return [Scenario(top[b], self.candidates[k].reach) for b, k in enumerate(assigned)]
-
-    def _sustains(self, placed: Common) -> bool:
-        return float(placed.margins.min()) * self.question.target_busy_share >= 1.0 - BETTER
-
-    def _keep(self, count: IntArray | None, scenarios: list[Scenario]) -> Common | None:
-        if count is None:
-            return None
-        return Common(count, margins(self.question.problem, count, scenarios))
-
-    def _place(self, scenarios: list[Scenario]) -> Common | Infeasible:
-        key = frozenset(scenarios)
-        if key not in self._placed:
-            try:
-                found = common_placement(self.question.problem, scenarios, self.question.time_limit_s)
-            except Infeasible as error:
-                self._placed[key] = error
-            else:
-                self._placed[key] = found
-        known = self._placed[key]
-        if isinstance(known, Infeasible):
-            return known
-        return Common(known.count, margins(self.question.problem, known.count, scenarios))
-
-    def _hold(self, assigned: Assigned, count: IntArray) -> tuple[Held, ...]:
-        held = []
-        for number, policy in enumerate(assigned):
-            key = (count.tobytes(), number, policy)
-            if key not in self._held:
-                self._held[key] = hold(self.question, count, self.candidates[policy], number)
-            held.append(self._held[key])
-        return tuple(held)
-
-    def _refuse_load(
-        self,
-        assigned: Assigned,
-        placed: Common | Infeasible | None,
-        refused: Refusals,
-        forced: Mapping[int, int],
-    ) -> None:
-        """Name one of the bins whose margin is the least: the one that loses the least by its next policy."""
-        bins = range(len(assigned))
-        tight = list(bins)
-        if isinstance(placed, Common):
-            limit = float(placed.margins.min()) * TIGHT
-            tight = [b for b in bins if placed.margins[b] <= limit]
-        free = [b for b in tight if b not in forced] or tight
-        gain, allowed = self.worth.gain(), self._allowed(refused)
-
-        def loss(number: int) -> tuple[float, int]:
-            policy = assigned[number]
-            left = gain[number, policy + 1 :][allowed[number, policy + 1 :]]
-            return (float(gain[number, policy] - left.max()) if left.size else np.inf, -number)
-
-        number = min(free, key=loss)
-        if not isinstance(placed, Common):
-            assert placed is not None
-            refused[number, assigned[number]] = placed
-            return
-        rate = float(self.question.rates.top_rps[number])
-        tiers = " > ".join(self.candidates[assigned[number]].policy.table.tiers)
-        share = self.question.target_busy_share * float(placed.margins[number])
-        refused[number, assigned[number]] = _short(
-            f"at {rate:.0f} rows/s: a placement that serves all gears sustains {share * rate:.0f} there with "
-            f"{tiers}",
-            "rate",
-        )
-
-    def _worth_a_try(self, first: Descent) -> list[tuple[int, int]]:
-        """What was refused because of others and would be worth more than what the plan has; best first."""
-        gain = self.worth.gain()
-        joint = [pair for pair in first.refused if pair not in self._hopeless]
-        if first.plan is not None:
-            have = first.plan.assigned
-            joint = [pair for pair in joint if gain[pair] > gain[pair[0], have[pair[0]]] + BETTER]
-        joint.sort(key=lambda pair: (-gain[pair], pair))
-        return joint[:MOST_TRIES]
+def _score(descent: Descent) -> tuple[int, float]:
+    """The fewer bins have no policy left, the better; then the sum of the gains."""
+    if descent.plan is not None:
+        return 1, descent.plan.value
+    return 0, -float(descent.left_out)

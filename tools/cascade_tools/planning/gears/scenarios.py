@@ -12,7 +12,7 @@ X is the least margin: 1 / X is how busy the busiest device is in the hardest sc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +38,8 @@ class Scenario(NamedTuple):
     reach: tuple[float, ...]
 
 
-class Common(NamedTuple):
+@dataclass(frozen=True)
+class Common:
     """Instances [units, devices] for all scenarios, and the margin of each, [scenarios]."""
 
     count: IntArray
