@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks.validation.pairs import arrivals, write_trace
-from benchmarks.validation.verdict import Figures, figures_of, judge
+from benchmarks.validation.table import markdown
+from benchmarks.validation.verdict import FIGURES, Figures, figures_of, judge
 from cascade_tools.planning.outcomes import Outcomes
 
 REAL = Figures(throughput_rps=100.0, goodput=0.95, p50_ms=10.0, p95_ms=40.0, shares=(0.6, 0.4))
@@ -80,3 +81,18 @@ def test_arrivals_have_the_rate_that_was_asked_for(kind: str, tmp_path: Path) ->
     assert len(found) / 20.0 == pytest.approx(200.0, rel=0.15)
     assert found[-1] < 20.0
     np.testing.assert_array_equal(found, arrivals(kind, 200.0, 20.0, trace))
+
+
+def test_the_table_says_what_became_of_every_pair() -> None:
+    row = {f"{name}_{side}": getattr(REAL, name) for name in FIGURES for side in ("simulated", "measured")}
+    row |= {"shares_measured": (0.58, 0.42), "spread": dict.fromkeys(FIGURES, 0.01)}
+    found = [
+        markdown(
+            [{**row, "pair": "giant poisson 20%", "lagged_runs": 0, "unsteady": [], "missed": [], **more}]
+        )
+        for more in ({}, {"missed": ["shares"]}, {"unsteady": ["p95_ms"]}, {"lagged_runs": 1})
+    ]
+    assert all("| giant poisson 20% | 100 / 100 | 0.950 / 0.950 |" in table for table in found)
+    assert all("| 0.020 |" in table for table in found)
+    ends = ("| within |", "| misses shares |", "| not counted: p95_ms spread |", "generator lagged |")
+    assert all(table.endswith(end) for table, end in zip(found, ends, strict=True))

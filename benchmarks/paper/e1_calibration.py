@@ -19,8 +19,7 @@ UNFITTED = Head("none", "max_probability")
 
 def run(setting: Setting) -> Finding:
     """All tiers on test rows; their heads were fitted on other rows."""
-    rows = setting.test_rows.take(slice(0, 4 * setting.effort.rows))
-    logits = setting.logits(rows, f"test rows {len(rows)}")
+    rows, logits = setting.test_part(4 * setting.effort.rows)
     found, shown, said = [], [], []
     for tier in setting.calibration.tiers:
         head = head_of(tier)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.paper.finding import Column, Experiment, Finding, Table
-from benchmarks.paper.served import Router, routers_served
+from benchmarks.paper.served import FloatArray, Router, routers_served
 from benchmarks.paper.setting import Setting
 from cascade_tools.planning.evaluate import evaluate, threshold_policy
 
@@ -18,8 +18,8 @@ LOADS = (0.5, 0.8)  # of what the giant alone holds
 def run(setting: Setting) -> Finding:
     """At one client and under load."""
     giant = setting.cascade.tier_names[-1]
-    rows = setting.test_rows.take(slice(0, setting.effort.rows))
-    table = setting.table(rows, setting.logits(rows, f"test rows {len(rows)}"))
+    rows, logits = setting.test_part(setting.effort.rows)
+    table = setting.table(rows, logits)
     routers = [
         Router.of(_name(threshold), threshold_policy((SMALL, giant), (threshold,)))
         for threshold in THRESHOLDS
@@ -94,7 +94,7 @@ def _giant_rps(setting: Setting) -> float:
     return rate
 
 
-def _figures(latency_ms: np.ndarray) -> tuple[float, float, float, float]:
+def _figures(latency_ms: FloatArray) -> tuple[float, float, float, float]:
     p50, p90, p99 = np.quantile(latency_ms, (0.5, 0.9, 0.99)).tolist()
     return float(latency_ms.mean()), p50, p90, p99
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import product
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.paper.finding import Cell, Column, Experiment, Finding, Table
 from benchmarks.paper.served import Bench, Router, routers_served
@@ -17,6 +18,8 @@ from cascade_tools.planning.search import keeps, search
 from cascade_tools.runtime.policy import ANSWER
 
 ACCEPT = 0.95  # of every tier but the last, in the policy with equal bands
+Mask = npt.NDArray[np.bool_]
+
 ALLOWANCE = 1.0
 ENOUGH = 0.1  # share of the rows
 ROWS_PER_EFFORT = 2
@@ -46,10 +49,10 @@ def without_skips(policy: PolicyTable) -> PolicyTable:
     return PolicyTable(tiers=policy.tiers, routes=tuple(routes))
 
 
-def would_skip(table: ScoreTable, policy: PolicyTable) -> np.ndarray:
+def would_skip(table: ScoreTable, policy: PolicyTable) -> Mask:
     """Rows that go past a tier which the policy without skips would ask; bool [rows]."""
     with_skips, without = follow(table, policy).visited, follow(table, without_skips(policy)).visited
-    skipped: np.ndarray = (without & ~with_skips).any(axis=1)
+    skipped: Mask = (without & ~with_skips).any(axis=1)
     return skipped
 
 
@@ -73,8 +76,8 @@ def _skips(policy: PolicyTable) -> bool:
 
 def run(setting: Setting) -> Finding:
     """Two policies, each with and without skips, with cheap tiers in the router and without."""
-    rows = setting.test_rows.take(slice(0, ROWS_PER_EFFORT * setting.effort.rows))
-    table = setting.table(rows, setting.logits(rows, f"test rows {len(rows)}"))
+    rows, logits = setting.test_part(ROWS_PER_EFFORT * setting.effort.rows)
+    table = setting.table(rows, logits)
     policies = {f"equal bands below {ACCEPT:g}": equal_bands(setting.cascade.tier_names, ACCEPT)}
     ours = searched(setting)
     if ours is not None:
@@ -133,7 +136,7 @@ def _compared(
     skipped = np.flatnonzero(would_skip(table, pair[0].policy))
     share = len(skipped) / len(rows)
     mine = skipped[: bench.setting.effort.rows // 2]
-    parts: dict[str, list[np.ndarray]] = {router.name: [] for router in pair}
+    parts: dict[str, list[npt.NDArray[np.float64]]] = {router.name: [] for router in pair}
     for _ in range(bench.setting.effort.passes):
         for name, times in bench.in_turns([router.name for router in pair], rows.take(mine)).items():
             parts[name].append(times)

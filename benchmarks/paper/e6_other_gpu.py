@@ -24,6 +24,7 @@ from cascade_tools.planning.placement.balance import balance
 from cascade_tools.planning.placement.problem import Device, Problem, Solution
 from cascade_tools.planning.placement.solve import solve
 from cascade_tools.planning.simulator.engine import simulate
+from cascade_tools.stages.placed import solver_output_on_stderr
 
 GPUS = 8
 MEMORY_MIB = 24576 - RESERVED_MIB
@@ -54,7 +55,8 @@ def plan_for(kind: Kind) -> Plan:
     """The highest rate of eight such GPUs, strictly."""
     loads = tier_loads(published(), (BATCH,), LARGE_GPU, kind.change)
     problem = Problem(loads, (Device(LARGE_GPU, MEMORY_MIB),) * GPUS, rule="strict")
-    return Plan(kind, problem, solve(problem, TIME_LIMIT_S))
+    with solver_output_on_stderr():
+        return Plan(kind, problem, solve(problem, TIME_LIMIT_S))
 
 
 def run(setting: Setting) -> Finding:

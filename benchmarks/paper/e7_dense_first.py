@@ -40,7 +40,7 @@ def run(setting: Setting) -> Finding:
         for allowance in ALLOWANCES
         for name, bound in BOUNDS.items()
     }
-    swept = [
+    swept: list[tuple[Cell, ...]] = [
         (allowance, name, " > ".join(policy.tiers), *_modelled(table, policy, question))
         for (allowance, name), policy in chosen.items()
     ]

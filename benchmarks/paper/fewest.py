@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 
 class Point(NamedTuple):
@@ -27,6 +27,9 @@ class Way(Protocol):
         """Whether one device keeps both at this highest rate."""
 
 
+_W = TypeVar("_W", bound=Way)
+
+
 def fewest(enough: Callable[[int], bool], most: int) -> int | None:
     """The smallest count in 1..most that is enough; None if none is.
 
@@ -45,7 +48,7 @@ def fewest(enough: Callable[[int], bool], most: int) -> int | None:
     return count
 
 
-def fewest_devices(ways: Sequence[Way], point: Point, most: int) -> tuple[int, Way] | None:
+def fewest_devices(ways: Sequence[_W], point: Point, most: int) -> tuple[int, _W] | None:
     """The fewest devices that any of these ways needs, each with an equal share of the rate, and which way.
 
     Args:
@@ -53,10 +56,13 @@ def fewest_devices(ways: Sequence[Way], point: Point, most: int) -> tuple[int, W
         point: of the grid.
         most: devices.
     """
-    best: tuple[int, Way] | None = None
+    best: tuple[int, _W] | None = None
     for way in ways:
         limit = most if best is None else best[0] - 1
-        count = fewest(_enough(way, point), limit) if limit else None
+        enough = _enough(way, point)
+        if limit < 1 or (best is not None and not enough(limit)):
+            continue
+        count = fewest(enough, limit)
         if count is not None:
             best = count, way
     return best

@@ -65,6 +65,7 @@ class Setting:
         self.build = build
         self.effort = effort
         self._known: dict[str, dict[str, Logits]] = {}
+        self._tested: list[dict[str, Logits]] = []
 
     @staticmethod
     def say(text: str) -> None:
@@ -136,6 +137,15 @@ class Setting:
                 for tier, source in self.sources.items()
             }
         return self._known[name]
+
+    def test_part(self, count: int) -> tuple[Rows, dict[str, Logits]]:
+        """The first so many test rows, and what every tier's model gives for them."""
+        rows = self.test_rows.take(slice(0, count))
+        known = next((made for made in self._tested if len(made[next(iter(made))]) >= len(rows)), None)
+        if known is None:
+            known = self.logits(rows, f"test rows, {len(rows)} of them")
+            self._tested.append(known)
+        return rows, {tier: values[: len(rows)] for tier, values in known.items()}
 
     def heads(self, logits: dict[str, Logits]) -> dict[str, Scores]:
         """Labels and confidences by the fitted heads."""

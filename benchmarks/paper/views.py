@@ -47,7 +47,8 @@ class Views(nn.Module):
         wide = functional.pad(pixels, (self.reach,) * 4)
         views = [wide[:, :, y : y + PIXELS, x : x + PIXELS] for y in range(side) for x in range(side)]
         logits = self.body(torch.cat(views, dim=1).reshape(-1, 1, PIXELS, PIXELS))
-        return logits.reshape(-1, side * side, logits.shape[-1]).mean(dim=1)
+        found: torch.Tensor = logits.reshape(-1, side * side, logits.shape[-1]).mean(dim=1)
+        return found
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,22 @@ import numpy.typing as npt
 from benchmarks.paper.served import Gears, cores_of
 from benchmarks.paper.setting import SEED, Setting
 from cascade_tools.artifacts import Frontier, PolicyTable
+from cascade_tools.errors import UsageError
 from cascade_tools.planning.evaluate import Evaluator, threshold_policy
 from cascade_tools.planning.outcomes import Outcomes
 from cascade_tools.planning.simulator.engine import simulate
 from cascade_tools.planning.simulator.system import Recorded, SimGear, System
 from cascade_tools.planning.traces.generators import diurnal, poisson
 from cascade_tools.runtime.plan import parse_policy
+from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.search import FRONTIER_FILE
 from cascade_tools.stages.simulated import system_of
 
 LOW = 0.2  # lowest rate of a trace, as a share of the highest
 PERIODS = 2
 SLO_SHARE = 0.95
-FLOOD_RPS, FLOOD_S = 6000.0, 2.0
+FLOOD_RPS, FLOOD_S = 5000.0, 1.5
+HOPELESS = 2.0  # times what is held: whoever's rate goes so high keeps no SLO
 BUSY = 0.8  # of what a gear sustains, before the next one takes over
 CASCADES = 6
 WIDEST_POINTS = 6.0
@@ -84,26 +87,26 @@ class Served:
 
     Attributes:
         label: for the tables.
+        most_rps: what its fastest policy holds.
         model: of the server that is asked directly; None for a router with `gears`.
     """
 
     def __init__(
-        self, host: Host, label: str, system: System, gears: Gears, model: str | None = None
+        self,
+        host: Host,
+        label: str,
+        system: System,
+        gears: Gears,
+        most_rps: float,
+        model: str | None = None,
     ) -> None:
         self.host = host
         self.label = label
         self.system = system
         self.gears = gears
+        self.most_rps = most_rps
         self.model = model
         self._seen: dict[float, tuple[float, float]] = {}
-        self._most_rps: float | None = None
-
-    @property
-    def most_rps(self) -> float:
-        """What it holds in a flood."""
-        if self._most_rps is None:
-            self._most_rps = self.host.capacity_rps(self.system)
-        return self._most_rps
 
     def seen(self, rate_rps: float) -> tuple[float, float]:
         """P95 of all requests (infinite if too few are answered), and points of accuracy below the giant."""
@@ -115,7 +118,7 @@ class Served:
 
     def keeps(self, rate_rps: float, slo_ms: float, allowance: float) -> bool:
         """See `Way`."""
-        if rate_rps > 2.0 * self.most_rps:
+        if rate_rps > HOPELESS * self.most_rps:
             return False
         p95_ms, points = self.seen(rate_rps)
         return p95_ms <= slo_ms and points <= allowance + 1e-9
@@ -134,7 +137,8 @@ def single_models(setting: Setting, host: Host) -> list[Served]:
     for tier in setting.cascade.tier_names:
         policy = threshold_policy([tier], [])
         model = next(info.model for info in setting.plan.ladder if info.tier == tier)
-        found.append(Served(host, tier, _direct(host.system, tier), ((None, policy),), model))
+        system = _direct(host.system, tier)
+        found.append(Served(host, tier, system, ((None, policy),), host.capacity_rps(system), model))
     return found
 
 
@@ -145,7 +149,7 @@ def model_switching(setting: Setting, host: Host) -> list[Served]:
 
 
 def cascades(setting: Setting, host: Host) -> list[Served]:
-    """Policies of the search's frontier, single models among them, alone and in pairs."""
+    """Policies of the search's frontier and single models, alone and in pairs; the most accurate first."""
     tiers = setting.cascade.tier_names
     frontier = setting.work.load(FRONTIER_FILE, Frontier, "search").policies
     best = max(policy.accuracy for policy in frontier)
@@ -155,13 +159,8 @@ def cascades(setting: Setting, host: Host) -> list[Served]:
     alone = [threshold_policy([tier], []) for tier in tiers]
     judged = Evaluator(setting.scores.part("search"), setting.question)
     known = [judged(table) for table in dict.fromkeys([*alone, *picked])]
-    useful = [
-        one
-        for one in known
-        if not any(other.accuracy >= one.accuracy and other.cost < one.cost for other in known)
-    ]
-    useful.sort(key=lambda policy: -policy.accuracy)
-    return _in_gears(host, [policy.table for policy in useful], 2)
+    known.sort(key=lambda policy: -policy.accuracy)
+    return _in_gears(host, [policy.table for policy in known], 2)
 
 
 def _in_gears(host: Host, policies: list[PolicyTable], most: int) -> list[Served]:
@@ -174,7 +173,8 @@ def _in_gears(host: Host, policies: list[PolicyTable], most: int) -> list[Served
                 continue
             gears: Gears = (*((rate[policy], policy) for policy in chosen[:-1]), (None, chosen[-1]))
             label = "; ".join(" > ".join(policy.tiers) for policy in chosen)
-            found.append(Served(host, label, _routed(host.system, gears), gears))
+            most_rps = max(rate[policy] for policy in chosen) / BUSY
+            found.append(Served(host, label, _routed(host.system, gears), gears, most_rps))
     return found
 
 
@@ -210,9 +210,17 @@ def one_host(setting: Setting, client_cpu_ms: float) -> Host:
     Args:
         setting: has the plan.
         client_cpu_ms: CPU time of the client per request, which shares the cores.
+
+    Raises:
+        UsageError: the profile is older than the router's costs in it.
     """
-    rows = setting.test_rows
-    table = setting.table(rows, setting.logits(rows, "all test rows"))
+    if setting.profile.router is None:
+        raise UsageError(
+            f"{setting.work.path(PROFILE_FILE)}: does not know what the router costs",
+            f"run `{setting.work.command('profile')}` and `{setting.work.command('run')}` again",
+        )
+    rows, logits = setting.test_part(len(setting.test_rows))
+    table = setting.table(rows, logits)
     recorded = Recorded(table.confidence, table.label == table.target[:, None])
     system = system_of(setting.work, client_cpu_ms=client_cpu_ms)
     tiers = tuple(replace(tier, instances=(_enough(tier.instances, setting),)) for tier in system.tiers)

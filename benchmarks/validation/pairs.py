@@ -18,7 +18,7 @@ SEED = 11
 CHEAP = 0.5  # of the last gear's cost
 TRACE_S, TRACE_MEAN_RPS = 600, 1000.0  # the trace file: its length, and its rate before it is scaled
 # Shares of the policy's capacity, by how requests come.
-RATES = {"poisson": (0.2, 0.5, 0.7, 0.85, 1.1), "gamma": (0.2, 0.5, 0.8, 1.1), "trace": (0.3, 0.6, 1.1)}
+RATES = {"poisson": (0.2, 0.5, 0.7, 0.85, 1.1), "gamma": (0.3, 0.6, 1.1), "trace": (0.3, 0.6, 1.1)}
 QUICK_RATES = {"poisson": (0.5, 1.1), "gamma": (0.5,), "trace": (0.5,)}
 
 

@@ -50,23 +50,26 @@ class PlacedDevice(Value):
 
 
 class Lost(Value):
-    """What is left without one device, or without one host.
+    """What is left without one device, or without one host; the other instances are as they are.
 
     Attributes:
         what: of which kind each of `which` is.
         which: numbers of devices, or of hosts; the loss of any one of them leaves the same.
-        rate_rps: that the other instances, as they are placed, sustain; None where a tier that rows reach has
-            no home left.
-        homeless: these tiers.
-        busiest_share: the largest busy share of a device that is left, at the planned rate or at what is left
-            of it; None without a rate.
+        homeless: tiers that have no instance, or no whole chain of stages, any more.
+        reach: share of all rows that each tier sees then: the planned one, or where tiers are homeless, by
+            the router's rule that the next larger tier takes the rows of a broken one; empty without a rate.
+        rate_rps: the highest that is sustained so; None if nothing is left.
+        busiest_share: the largest busy share of a device at the planned rate, or at all that is left.
+        busy_share: of each device then, without the first of `which`; empty where there are many devices.
     """
 
     what: Literal["device", "host"]
     which: tuple[int, ...]
-    rate_rps: float | None
     homeless: tuple[str, ...] = ()
+    reach: dict[str, float] = Field(default_factory=dict)
+    rate_rps: float | None
     busiest_share: float | None = None
+    busy_share: tuple[float, ...] = ()
 
 
 class Placement(Artifact):
@@ -83,11 +86,11 @@ class Placement(Artifact):
         giant_only_rps: rate of the last tier alone on all these devices; None where it does not fit.
         baselines: rows/s of simpler ways to place, by name; None where there is none.
         batch: rows of a batch, by tier: of the instances that do most of its work.
-        figures: where times, utilization and memory come from that all of this is predicted with; the least of
+        figures: where the times, utilization and memory come from that this is predicted with; the least of
             them counts. `energy_figures` likewise, for the energy.
-        energy_j: dynamic energy of one row; None where it is not known of every tier. `giant_energy_j` likewise,
-            of the last tier alone.
-        energy_batches: of which batch these figures are, where they are of another than the planned one.
+        energy_j: dynamic energy of one row; None where it is not known of every tier.
+        giant_energy_j: likewise, of the last tier alone.
+        energy_batches: of which batch these are, by tier, where they are of another than the planned one.
         losses: for every single device and host.
     """
 

@@ -10,6 +10,7 @@ from cascade_tools.artifacts import Lost, PlacedDevice, PlacedInstances, Placeme
 
 WIDTH = 100
 LABEL = 40
+HOST = "host of "
 MOST_GROUP_LINES = 15
 MOST_LOSS_LINES = 12
 MIB_PER_GIB = 1024
@@ -39,9 +40,10 @@ def _headline(made: Placement, seconds: float | None) -> list[str]:
     found = f"{made.status} by {made.method}" + ("" if seconds is None else f" in {seconds:.1f} s")
     name = f"{made.cascade}: " if made.cascade else ""
     if made.minimise is None:
-        first = (
-            f"{name}{_rate(made.rate_rps)} rows/s sustainable, at most {_rate(made.bound_rps)} by this rule"
-        )
+        giant = list(made.batch)[-1]
+        times = made.rate_rps / made.giant_only_rps if made.giant_only_rps else 0.0
+        gain = f", {times:.2f}x {giant} alone" if times and len(made.batch) > 1 else ""
+        first = f"{name}{_rate(made.rate_rps)} rows/s sustainable{gain}; at most {_rate(made.bound_rps)}"
     else:
         unit = "devices in use" if made.minimise == "gpus" else "W, idle and dynamic"
         first = (
@@ -144,37 +146,60 @@ def _load(devices: Sequence[PlacedDevice]) -> str:
 
 
 def _losses(made: Placement) -> list[str]:
-    if not made.losses:
+    used = {placed.device for placed in made.instances}
+    hosts = {made.devices[number].host for number in used}
+    shown = [lost for lost in made.losses if lost.which[0] in (used if lost.what == "device" else hosts)]
+    if len({device.host for device in made.devices}) == 1:
+        shown = [lost for lost in shown if lost.what == "device"]
+    if not shown or len(made.devices) == 1:
         return []
-    lines = ["  One lost, the others as they are: rows/s left (share of the plan's)"]
-    labels = [(lost, _lost_label(made, lost)) for lost in made.losses]
-    width = min(max(len(label) for _, label in labels), LABEL + 4)
+    lines = ["  One of them lost, the others as they are: rows/s left (share of the plan's)"]
+    same: dict[tuple[str, str], list[int]] = {}
+    for lost in shown:
+        same.setdefault((_lost_kind(made, lost), _left(made, lost)), []).extend(lost.which)
+    labels = [_lost_label(kind, sorted(which)) for (kind, _), which in same.items()]
+    width = max(map(len, labels))
     blocks = [
-        _wrapped(f"    {label:{width}}  {_left(made, lost)}", " " * (width + 6)) for lost, label in labels
+        _wrapped(f"    {label:{width}}  {left}", " " * (width + 6))
+        for label, (_, left) in zip(labels, same, strict=True)
     ]
     return lines + _first(blocks, MOST_LOSS_LINES, "of them")
 
 
-def _lost_label(made: Placement, lost: Lost) -> str:
+def _lost_kind(made: Placement, lost: Lost) -> str:
+    """The type of a device; of a host all that is in it."""
     if lost.what == "device":
-        return _label(made, list(lost.which))
+        return made.devices[lost.which[0]].type
     inside = Counter(device.type for device in made.devices if device.host == lost.which[0])
-    what = ", ".join(f"{count} {kind}" for kind, count in inside.items())
-    return f"host {_ranges(lost.which)} ({what})"
+    return HOST + ", ".join(f"{count} {kind}" for kind, count in inside.items())
+
+
+def _lost_label(kind: str, numbers: Sequence[int]) -> str:
+    """`gpu-24gb 0-5`, or `host 0-1 (4 gpu-24gb)`."""
+    if not kind.startswith(HOST):
+        return _numbered(kind, numbers)
+    return f"{_numbered('host', numbers)} ({kind.removeprefix(HOST)})"
 
 
 def _left(made: Placement, lost: Lost) -> str:
     if lost.rate_rps is None:
-        return f"no placement left: {', '.join(lost.homeless)} without a home" if lost.homeless else "nothing"
+        return f"{'-':>10}  nothing is left that could answer"
     share = lost.rate_rps / made.rate_rps if made.rate_rps > 0.0 else 0.0
-    busy = "" if lost.busiest_share is None else f", busiest device {100 * lost.busiest_share:.0f} %"
-    return f"{_rate(lost.rate_rps):>10}  ({share:.0%}{busy})"
+    text = f"{_rate(lost.rate_rps):>10}  ({share:.0%})"
+    if made.minimise is not None:
+        text += f", busiest device {100 * (lost.busiest_share or 0.0):.0f} %"
+    if lost.homeless:
+        text += f", without {', '.join(lost.homeless)}: its rows go to the next larger tier"
+    return text
 
 
 def _label(made: Placement, numbers: Sequence[int]) -> str:
     """`gpu-24gb 0-5`: the type, and numbers over all devices."""
-    kinds = dict.fromkeys(made.devices[number].type for number in numbers)
-    name = f"{', '.join(kinds)} {_ranges(numbers)}"
+    return _numbered(made.devices[numbers[0]].type, numbers)
+
+
+def _numbered(kind: str, numbers: Sequence[int]) -> str:
+    name = f"{kind} {_ranges(numbers)}"
     if len(name) <= LABEL:
         return name
     return f"{name[: LABEL - 16].rpartition(',')[0]},... ({len(numbers):,} of them)"

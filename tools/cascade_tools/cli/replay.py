@@ -204,7 +204,7 @@ def _show(report: ReplayReport, words: str) -> None:
         show_warning(f"a request failed: {error}")
     if not report.valid:
         show_warning(
-            f"not valid: the generator lagged (p95 {report.lateness.p95_ms:.2f} ms, "
+            f"not valid: the generator lagged (p99 {report.lateness.p99_ms:.2f} ms, "
             f"allowed {report.lateness.allowed_ms:.2f} ms); quieten the machine or send from another one"
         )
 

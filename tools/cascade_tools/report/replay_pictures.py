@@ -30,7 +30,8 @@ def draw_course(moments: Sequence[Moment], window_s: float, slo_ms: float) -> st
         if geared:
             axes[3].step(seconds, _values(m.gear for m in moments), where="post", color=COLOURS[4])
             axes[3].set_ylabel("gear")
-            axes[3].yaxis.set_major_locator(MaxNLocator(integer=True))
+            axes[3].yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axes[3].set_ylim(-0.4, max(moment.gear or 0 for moment in moments) + 0.4)
         axes[-1].set_xlabel(f"second of the trace (windows of {window_s:g} s)")
         return _svg(figure)
 

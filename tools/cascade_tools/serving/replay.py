@@ -106,7 +106,10 @@ def _run(job: Path, model: str, seconds: float) -> None:
     command = [sys.executable, "-m", "cascade_tools.serving.open_loop", str(job)]
     limit_s = START_TIMEOUT_S + seconds + REQUEST_TIMEOUT_S
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
+        # In a session of its own it has its own share of the cores where Linux groups processes by session.
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=limit_s, start_new_session=True
+        )
     except subprocess.TimeoutExpired:
         raise CascadeError(f"replaying to {model}: not at an end after {limit_s:.0f} s") from None
     if done.returncode != 0:

@@ -20,6 +20,7 @@ from cascade_tools.planning.placement.ceiling import ceiling_rps
 from cascade_tools.planning.placement.problem import Goal, IntArray, Problem, Solution
 from cascade_tools.planning.placement.solve import solve
 from cascade_tools.planning.placement.verify import verify
+from cascade_tools.stages.lost import what_is_left
 
 TIME_LIMIT_S = 20.0
 WHOLE = 1e-6
@@ -132,6 +133,7 @@ def placement_of(
         giant_energy_j=None if found.giant_alone is None else energy_per_row(problem, found.giant_alone),
         devices=_devices(problem, solution, devices),
         instances=instances_of(problem, solution, left_out),
+        losses=what_is_left(problem, solution, left_out),
     )
 
 

@@ -47,8 +47,8 @@ def placed_counts(work: Workspace, problem: Problem, placement: Placement) -> In
         units = _units_of(problem, placed, placed.batch or placement.batch[placed.tier])
         if not units or placed.device >= count.shape[1]:
             raise ArtifactError(
-                f"{work.path(PLACEMENT_FILE)}: places {placed.tier} otherwise than the profile has it now, or "
-                "on other devices",
+                f"{work.path(PLACEMENT_FILE)}: places {placed.tier} otherwise than the profile has it now, "
+                "or on other devices",
                 f"run `{work.command('place')}`",
             )
         count[units, placed.device] = placed.count

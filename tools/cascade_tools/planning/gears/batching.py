@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from cascade_tools.planning.gears.front import Candidate
@@ -77,6 +78,8 @@ def _wrong(question: GearQuestion, found: Forecast) -> str:
     """What a gear does not hold, in words; empty if it holds everything."""
     if found.throughput_rps < ANSWERED * found.rate_rps:
         return f"of {found.rate_rps:.0f} rows/s only {found.throughput_rps:.0f} are answered (simulated)"
+    if math.isinf(found.p99_ms):
+        return f"at {found.rate_rps:.0f} rows/s more than 1 % get no answer (simulated)"
     if question.slo.name in ("p95_ms", "p99_ms"):
         latency = found.p95_ms if question.slo.name == "p95_ms" else found.p99_ms
         if not latency <= question.slo.bound:

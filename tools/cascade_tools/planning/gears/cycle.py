@@ -26,6 +26,7 @@ from cascade_tools.planning.gears.outcome import answer, no_assignment
 from cascade_tools.planning.gears.question import GearQuestion, PlannedGears
 from cascade_tools.planning.gears.scenarios import Common, Scenario, common_placement, margins
 from cascade_tools.planning.gears.worth import Worth
+from cascade_tools.planning.placement.infeasible import check_arithmetic
 from cascade_tools.planning.placement.problem import IntArray
 
 MOST_ROUNDS = 500
@@ -81,6 +82,8 @@ def plan_gears(question: GearQuestion) -> PlannedGears:
         Infeasible: the SLO cannot be kept at the planned rates; names the constraint and the bin.
         UsageError: the SLO is on an energy that is not known.
     """
+    if question.placement is None:
+        check_arithmetic(question.problem)
     cycle = _Cycle(question)
     plan = cycle.best()
     return answer(question, cycle.candidates, plan.assigned, plan.placed, plan.held, cycle.rounds)

@@ -18,7 +18,7 @@ from cascade_tools.planning.placement.problem import Problem
 
 
 def ceiling_rps(problem: Problem) -> float:
-    """The bound in rows/s; 0 where a tier that rows reach runs on no device, infinite where none sees rows."""
+    """The bound in rows/s; 0 where a tier that rows reach runs nowhere, infinite where none sees rows."""
     have = Counter(device.type for device in problem.devices)
     cells = [
         (i, variant, kind)

@@ -21,7 +21,7 @@ PASSES = 2
 def units_of(numbers: Numbers, tier: int, variant: int) -> list[int]:
     """The stages of one variant, as positions of units."""
     first = int(np.unique(numbers.chain[numbers.tier == tier])[variant])
-    return np.flatnonzero(numbers.chain == first).tolist()
+    return [int(unit) for unit in np.flatnonzero(numbers.chain == first)]
 
 
 def work(problem: Problem, numbers: Numbers) -> list[FloatArray]:

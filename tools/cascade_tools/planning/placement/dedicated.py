@@ -108,7 +108,7 @@ def _chosen(
     result = program.solve(cost, LIMIT_S, GAP)
     if result.x is None or (goal_rps is None and result.x[rate[0]] <= 0.0):
         return None
-    return np.round(result.x[column]).astype(np.int64)
+    return np.asarray(np.round(result.x[column]), np.int64)
 
 
 def _capacity(numbers: Numbers, sets: list[_Set]) -> FloatArray:

@@ -67,10 +67,13 @@ class Generated(NamedTuple):
 
 @dataclass(frozen=True)
 class Effort:
-    """Time and precision of one pricing program: while prices still move, and at the end for the bound."""
+    """Seconds of one pricing program while prices still move, and of all of them together at the end.
+
+    The last time is for the bound; kinds that are worth more of it get more.
+    """
 
     quick_s: float
-    long_s: float
+    last_s: float
     gap: float = 1e-4
 
 
@@ -81,9 +84,10 @@ def generate(numbers: Numbers, goal: Goal, pricers: list[Pricer], pool: Pool, ef
     rate = None if goal.rate_rps is None else goal.rate_rps / numbers.scale_rps
     bound = np.inf if rate is None else 0.0
     mixture = mix(pool, share, sites, rate)
-    limit_s = effort.quick_s
+    last = False
     for _ in range(ROUNDS):
-        found = [p.best(mixture.price, limit_s, effort.gap) for p in pricers]
+        limit_s = _last_limits(effort, sites, mixture) if last else np.full(len(sites), effort.quick_s)
+        found = [p.best(mixture.price, s, effort.gap) for p, s in zip(pricers, limit_s.tolist(), strict=True)]
         worth = float(sites @ np.array([value for _, value in found]))
         if rate is None:
             bound = min(bound, worth / max(float(share @ mixture.price), 1e-300))
@@ -92,12 +96,16 @@ def generate(numbers: Numbers, goal: Goal, pricers: list[Pricer], pool: Pool, ef
         better = _taken(pool, pricers, [column for column, _ in found], mixture)
         if better:
             mixture = mix(pool, share, sites, rate)
-        if abs(bound - mixture.value) <= CLOSE * abs(bound):
+        if abs(bound - mixture.value) <= CLOSE * abs(bound) or last:
             break
-        if not better and limit_s == effort.long_s:
-            break
-        limit_s = effort.quick_s if better else effort.long_s
+        last = not better
     return Generated(pool, mixture, bound)
+
+
+def _last_limits(effort: Effort, sites: FloatArray, mixture: Mixture) -> FloatArray:
+    worth = sites * np.maximum(mixture.rent, 0.0)
+    part = worth / worth.sum() if worth.sum() > 0.0 else np.full(len(sites), 1.0 / len(sites))
+    return np.asarray(np.maximum(effort.quick_s, part * effort.last_s))
 
 
 def _taken(pool: Pool, pricers: list[Pricer], columns: list[Column | None], mixture: Mixture) -> bool:

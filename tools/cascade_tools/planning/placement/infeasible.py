@@ -20,6 +20,7 @@ from cascade_tools.planning.placement.finish import finish
 from cascade_tools.planning.placement.numbers import Numbers, numbers_of
 from cascade_tools.planning.placement.patterns import patterns
 from cascade_tools.planning.placement.problem import Goal, Problem, TierLoad
+from cascade_tools.planning.placement.sites import sites_of
 from cascade_tools.planning.placement.stage_counts import smallest_stage_count
 
 ELASTIC_DEVICES = 64
@@ -174,10 +175,9 @@ def explain(problem: Problem, found: Sequence[Found], time_limit_s: float) -> In
         found: what the searches returned.
         time_limit_s: for a search of the highest rate, where a given one is out of reach.
     """
-    if len(problem.devices) <= ELASTIC_DEVICES:
-        packing = _packing(problem)
-        if packing is not None:
-            return packing
+    packing = _packing(_sample(problem))
+    if packing is not None:
+        return packing
     if problem.goal.rate_rps is not None:
         return _too_fast(problem, problem.goal.rate_rps, time_limit_s)
     reasons = ", ".join(dict.fromkeys(f.status for f in found)) or "nothing to try"
@@ -187,6 +187,20 @@ def explain(problem: Problem, found: Sequence[Found], time_limit_s: float) -> In
         constraint="time",
         details={"missing_mib": None},
     )
+
+
+def _sample(problem: Problem) -> Problem:
+    """Some hosts of each kind where there are many devices; what is wanted anyhow plays no part."""
+    problem = replace(problem, at_least=None)
+    if len(problem.devices) <= ELASTIC_DEVICES:
+        return problem
+    sites = sites_of(problem, numbers_of(problem))
+    taken: list[int] = []
+    for turn in range(max(site.sites for site in sites)):
+        for site in sites:
+            if turn < site.sites and len(taken) + len(site.kind) <= max(ELASTIC_DEVICES, len(site.kind)):
+                taken += site.devices[turn].tolist()
+    return replace(problem, devices=tuple(problem.devices[g] for g in sorted(taken)))
 
 
 def _packing(problem: Problem) -> Infeasible | None:

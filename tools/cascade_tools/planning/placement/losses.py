@@ -26,8 +26,8 @@ class Left:
 
     Attributes:
         what: what is lost.
-        which: positions of devices, or numbers of hosts; the loss of any one of them leaves the same. Shown is
-            that of the first.
+        which: positions of devices, or numbers of hosts; each loss alone leaves the same, and what is shown
+            is that of the first.
         gone: tiers, as positions, that have no complete chain of instances in one host any more.
         tiers: those that have.
         reach: of every tier, by the policy that serves then: the present one if it asks none of `gone`; None

@@ -43,7 +43,9 @@ def patterns(problem: Problem, time_limit_s: float, others: Sequence[IntArray] =
     """
     numbers = numbers_of(problem)
     sites = sites_of(problem, numbers)
-    fastest = _generated(numbers, Goal(), sites, None, time_limit_s)
+    # A given rate needs the highest one for nothing but first patterns.
+    quick = 1.0 if problem.goal.rate_rps is None else 0.2
+    fastest = _generated(numbers, Goal(), sites, None, quick * time_limit_s)
     goal, generated = problem.goal, fastest
     most = fastest.bound
     if fastest.mixture.value <= 0.0:
@@ -54,7 +56,7 @@ def patterns(problem: Problem, time_limit_s: float, others: Sequence[IntArray] =
         generated = _generated(numbers, goal, sites, fastest.pool, time_limit_s)
     known = [contents(sites, count)[0] for count in others]
     choice = _choice(numbers, goal, sites, generated, [p for found in known for p in found])
-    uses = assemble(numbers, goal, sites, choice, 0.4 * time_limit_s, ASSEMBLY_GAP, most)
+    uses = assemble(numbers, goal, sites, choice, 0.25 * time_limit_s, ASSEMBLY_GAP, most)
     bound = generated.bound * (numbers.scale_rps if goal.rate_rps is None else 1.0)
     if uses is None:
         return Found(None, bound, "no mixture")
@@ -67,13 +69,14 @@ def _generated(
 ) -> Generated:
     """The pool for a goal, begun with the patterns of another one, or with those best for one good each."""
     pricers = [pricer(numbers, goal, number, site) for number, site in enumerate(sites)]
-    each_s = time_limit_s / len(sites)
-    effort = Effort(max(0.05, 0.2 * each_s / EXPECTED_ROUNDS), max(0.05, 0.1 * each_s))
+    effort = Effort(max(0.05, 0.2 * time_limit_s / len(sites) / EXPECTED_ROUNDS), 0.3 * time_limit_s)
     pool = Pool()
     if before is None:
+        # Hosts on their own serve one good, so that their first pattern is their last.
+        first_s = effort.last_s / len(sites) if numbers.per_host else effort.quick_s
         for p in pricers:
             for single in np.eye(len(goods_shares(numbers))):
-                column, _ = p.best(single, effort.quick_s, FIRST_GAP)
+                column, _ = p.best(single, first_s, FIRST_GAP)
                 if column is not None:
                     pool.add(column, p)
     else:
@@ -82,7 +85,13 @@ def _generated(
     return generate(numbers, goal, pricers, pool, effort)
 
 
-def _choice(numbers: Numbers, goal: Goal, sites: tuple[SiteKind, ...], generated: Generated) -> list[Pattern]:
+def _choice(
+    numbers: Numbers,
+    goal: Goal,
+    sites: tuple[SiteKind, ...],
+    generated: Generated,
+    others: list[Pattern],
+) -> list[Pattern]:
     """The patterns that are put together, each once."""
     chosen: dict[tuple[int, bytes], Pattern] = {}
     known = [Pattern(column.site, column.count) for column in generated.pool.columns] + others

@@ -17,7 +17,7 @@ from cascade_tools.planning.placement.verify import verify
 
 PATTERN_DEVICES = 4
 DIRECT_DEVICES = 64
-DEVICE_SECONDS = 300.0
+DEVICE_SECONDS = 160.0
 FLOORS = ("full_lp", "greedy", "dedicated")  # the giant alone is no placement of the cascade
 GOOD_GAP = 1e-6
 WITHIN = "within bound"
@@ -41,7 +41,8 @@ def solve(problem: Problem, time_limit_s: float = 20.0) -> Solution:
     answers = [floor for name, floor in baselines(problem).items() if floor is not None and name in FLOORS]
     found: list[Found] = []
     if len(problem.devices) > PATTERN_DEVICES:
-        found.append(patterns(problem, time_limit_s, [a.count for a in answers]))
+        limit_s = _pattern_share(problem) * time_limit_s
+        found.append(patterns(problem, limit_s, [a.count for a in answers]))
         answers += _answers(problem, found[-1], "patterns")
     if len(problem.devices) <= DIRECT_DEVICES and _open(problem, answers, found):
         limit_s = min(0.6 * time_limit_s, DEVICE_SECONDS / len(problem.devices))
@@ -49,13 +50,21 @@ def solve(problem: Problem, time_limit_s: float = 20.0) -> Solution:
         answers += _answers(problem, found[-1], "direct")
     if not answers:
         raise explain(problem, found, time_limit_s)
-    best = tidy(problem, _best(problem, answers), 0.1 * time_limit_s)
+    best = tidy(problem, _best(problem, answers), 0.05 * time_limit_s)
     best = replace(best, bound=_bound(problem, best, found))
     best = replace(best, status="optimal" if best.gap <= GOOD_GAP else WITHIN)
     wrong = verify(problem, best)
     if wrong:
         raise CheckFailed("the placement does not hold: " + "; ".join(wrong[:5]))
     return best
+
+
+def _pattern_share(problem: Problem) -> float:
+    """The part of the time that patterns get: less where the direct program follows, or where they are easy."""
+    if len(problem.devices) <= DIRECT_DEVICES:
+        return 0.4
+    chains = any(variant.stages > 1 for tier in problem.tiers for variant in tier.variants)
+    return 1.0 if chains or problem.closure == "host" else 0.5
 
 
 def _answers(problem: Problem, found: Found, method: str) -> list[Solution]:

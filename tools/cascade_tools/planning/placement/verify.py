@@ -135,8 +135,8 @@ def _loads(problem: Problem, solution: Solution) -> Iterator[str]:
         if abs(tier[i] - reach[i] * solution.rate_rps) > slack * max(float(reach[i]), 1e-3):
             yield (f"tier {named.name}: serves {tier[i]:.3f} rows/s, not {reach[i] * solution.rate_rps:.3f}")
     if problem.closure == "host" and (reach > 0.0).any():
-        for host, rows in at_host.items():
-            own = rows[reach > 0.0] / reach[reach > 0.0]
+        for host, here in at_host.items():
+            own = here[reach > 0.0] / reach[reach > 0.0]
             if own.max() - own.min() > slack:
                 yield f"host {host}: its tiers serve different shares of the rows that it gets"
 

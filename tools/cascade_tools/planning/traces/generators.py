@@ -45,7 +45,7 @@ def gamma(rate_rps: float, cv: float, seconds: float, seed: int) -> FloatArray:
         times = reached_s + np.cumsum(rng.gamma(shape, 1.0 / (rate_rps * shape), CHUNK))
         parts.append(times)
         reached_s = float(times[-1])
-    arrival = np.concatenate(parts) if parts else np.zeros(0)
+    arrival: FloatArray = np.concatenate(parts) if parts else np.zeros(0)
     return arrival[arrival < seconds]
 
 
@@ -80,7 +80,8 @@ def diurnal(rate_rps: float, low_rps: float, period_s: float, seconds: float, se
     """Poisson arrivals whose rate goes from `low_rps` up to `rate_rps` and back once in a period."""
 
     def rate(at_s: FloatArray) -> FloatArray:
-        return low_rps + (rate_rps - low_rps) * 0.5 * (1.0 - np.cos(2.0 * np.pi * at_s / period_s))
+        wave: FloatArray = 0.5 * (1.0 - np.cos(2.0 * np.pi * at_s / period_s))
+        return low_rps + (rate_rps - low_rps) * wave
 
     return _thinned(rate, max(rate_rps, low_rps), seconds, np.random.default_rng(seed))
 
