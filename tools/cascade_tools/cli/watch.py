@@ -61,18 +61,8 @@ def watch(
     watcher = Watcher(work, url, every, memory, false_alarm_rate, target, report)
     count = ONCE_WINDOWS if once else None if for_s is None else max(1, round(for_s / every))
     called: dict[str, None] = {}  # in order, once each
-    told: set[str] = set()  # of the plan that serves now
     try:
-        for window, findings in watcher.run(count):
-            _show_window(window, findings)
-            for alarm in findings.alarms:
-                called[alarm] = None
-                if alarm not in told:
-                    told.add(alarm)
-                    show_line(f"ALARM {_words(alarm, findings)}")
-            if apply and watcher.may_replan:
-                _show_replan(watcher)
-                told.clear()
+        _watch_on(watcher, count, apply, called)
     except KeyboardInterrupt:
         report.say("  stopped")
     except Infeasible as error:
@@ -82,6 +72,21 @@ def watch(
     if as_json:
         show_json(found)
     raise typer.Exit(1 if called else 0)
+
+
+def _watch_on(watcher: Watcher, count: int | None, apply: bool, called: dict[str, None]) -> None:
+    """Show windows and alarms as they come; every alarm joins `called`."""
+    told: set[str] = set()  # of the plan that serves now
+    for window, findings in watcher.run(count):
+        _show_window(window, findings)
+        for alarm in findings.alarms:
+            called[alarm] = None
+            if alarm not in told:
+                told.add(alarm)
+                show_line(f"ALARM {_words(alarm, findings)}")
+        if apply and watcher.may_replan:
+            _show_replan(watcher)
+            told.clear()
 
 
 def _show_window(window: Window, findings: Findings) -> None:

@@ -14,6 +14,7 @@ spread over the window since when the plan no longer holds (1 / (s (s + 1)) on a
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from statistics import median
@@ -118,7 +119,7 @@ class Dispersion:
         pairs = len(self._pairs)
         if pairs < FEWEST_PAIRS:
             return UNKNOWN_DISPERSION
-        return max(1.0, median(self._pairs) / MEDIAN_OF_SQUARE * (1.0 + DOUBT / pairs**0.5))
+        return max(1.0, median(self._pairs) / MEDIAN_OF_SQUARE * (1.0 + DOUBT / math.sqrt(pairs)))
 
 
 class OffShares:

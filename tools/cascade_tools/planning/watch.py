@@ -110,9 +110,9 @@ class PlannedTier:
     device_share: Mapping[int, float]
     utilization: Mapping[int, float]
 
-    def time_ms(self, batch: npt.ArrayLike) -> Array:
+    def time_ms(self, batch: Array | float) -> Array:
         """Planned time of batches; a mean batch lies between two sizes."""
-        return np.interp(batch, np.arange(1, len(self.batch_ms) + 1), self.batch_ms)
+        return np.asarray(np.interp(batch, np.arange(1, len(self.batch_ms) + 1), self.batch_ms), np.float64)
 
 
 @dataclass(frozen=True)
