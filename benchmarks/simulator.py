@@ -33,8 +33,9 @@ OUT = Path("build/benchmarks/simulator_speed.json")
 SEED = 0
 TURNS = 3
 RECORDED_ROWS = 20_000
+NAMES = ("tiny", "small", "base", "giant")
 POLICY = {
-    "tiers": ["tiny", "small", "base", "giant"],
+    "tiers": list(NAMES),
     "routes": [
         {"cuts": [0.1, 0.5], "to": [2, 1, -1]},
         {"cuts": [0.5], "to": [2, -1]},
@@ -90,7 +91,7 @@ def ladder(max_batch: int) -> System:
             ask_ms=0.4,
             ask_cpu_ms=0.5,
         )
-        for name, base, row, home in zip(POLICY["tiers"], BATCH_MS, ROW_MS, HOMES, strict=True)
+        for name, base, row, home in zip(NAMES, BATCH_MS, ROW_MS, HOMES, strict=True)
     )
     router = SimRouter(
         max_batch_size=max_batch,

@@ -99,7 +99,7 @@ class Device:
             self._virtual_s += (now - self._since_s) * self._rate
         elif self._free:
             self._virtual_s = now
-            self._work = [(end_s, number, *rest) for number, (end_s, *rest) in self._free.items()]  # type: ignore[misc]
+            self._work = [(end_s, number, *rest) for number, (end_s, *rest) in self._free.items()]
             heapify(self._work)
             self._free.clear()
         else:
