@@ -108,7 +108,7 @@ def test_the_worth_of_a_pattern_is_that_of_its_best_load() -> None:
     numbers = numbers_of(replace(vit(1), rule="loose"))
     value = np.array([0.1, 0.4, 0.2, 0.9])
     one_of_each = np.array([[1, 1, 1, 1], [7, 0, 0, 0]])
-    # By value per busy share: small, large until the device is busy; and seven of tiny, .153 each, are too many.
+    # By value per busy share: small, then large until the device is busy. Seven of tiny are too many.
     expected = [0.4 + 0.9 * (1.0 - 0.279) / 0.906, 0.1 / 0.153]
     assert worth(numbers, 0, one_of_each, value) == pytest.approx(expected)
 

@@ -51,7 +51,9 @@ def best_bound(problem: Problem, value: float, bound: float) -> float:
 
 def trimmed(problem: Problem, numbers: Numbers, count: IntArray, busy: FloatArray) -> IntArray:
     """Without the instances that are never busy; what is wanted anyhow and the homes of all tiers stay."""
-    needed = np.ceil(busy - IDLE).astype(np.int64)
+    # Few rows are no rows only beside the many of the same tier.
+    most = np.array([busy[numbers.tier == i].max(initial=0.0) for i in range(len(numbers.reach))])
+    needed = np.ceil(busy - IDLE * np.minimum(most, 1.0)[numbers.tier][:, None]).astype(np.int64)
     if problem.at_least is not None:
         needed = np.maximum(needed, problem.at_least)
     for i in range(len(problem.tiers)):

@@ -190,15 +190,16 @@ def explain(problem: Problem, found: Sequence[Found], time_limit_s: float) -> In
 
 
 def _sample(problem: Problem) -> Problem:
-    """Some hosts of each kind where there are many devices; what is wanted anyhow plays no part."""
+    """Some sites of each kind where there are many devices; one of each where hosts are on their own."""
     problem = replace(problem, at_least=None)
-    if len(problem.devices) <= ELASTIC_DEVICES:
+    alone = problem.closure == "host"
+    if len(problem.devices) <= ELASTIC_DEVICES and not alone:
         return problem
     sites = sites_of(problem, numbers_of(problem))
     taken: list[int] = []
-    for turn in range(max(site.sites for site in sites)):
+    for turn in range(1 if alone else max(site.sites for site in sites)):
         for site in sites:
-            if turn < site.sites and len(taken) + len(site.kind) <= max(ELASTIC_DEVICES, len(site.kind)):
+            if turn < site.sites and (alone or len(taken) + len(site.kind) <= ELASTIC_DEVICES):
                 taken += site.devices[turn].tolist()
     return replace(problem, devices=tuple(problem.devices[g] for g in sorted(taken)))
 
