@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,6 +91,7 @@ def solver_output_on_stderr() -> Iterator[None]:
     try:
         yield
     finally:
+        ctypes.CDLL(None).fflush(None)  # a pipe gets what C has buffered only then
         os.dup2(kept, 1)
         os.close(kept)
 
