@@ -1,5 +1,5 @@
 # Every target uses .venv in this folder and makes it if it is missing.
-.PHONY: help setup demo check test gpu bench-search bench-guarantee bench-drift bench-router bench-where bench-trigger bench-profile bench-simulator chaos soak format clean
+.PHONY: help setup demo check test gpu bench-search bench-guarantee bench-drift bench-router bench-where bench-trigger bench-profile bench-place bench-simulator validate-simulator chaos soak format clean
 .DEFAULT_GOAL := help
 
 help: ## What there is to make
@@ -59,6 +59,9 @@ bench-simulator: setup ## How fast the simulator is, on one core (half a minute)
 validate-simulator: setup ## The simulator held against the real server, pair by pair (at most 30 minutes)
 	.venv/bin/cascade-tools run ensembles/digits
 	.venv/bin/python -m benchmarks.validate_simulator
+
+bench-place: setup ## Placements of 8 to 10,000 GPUs beside simpler ones: rate, gap, seconds (about 10 minutes)
+	.venv/bin/python -m benchmarks.placement
 
 chaos: setup ## Twelve faults under load: is every request answered once, and rightly? (at most 12 minutes)
 	.venv/bin/python -m benchmarks.chaos

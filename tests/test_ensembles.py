@@ -146,10 +146,32 @@ def test_every_stage_is_served_like_a_tier(target: Target, backend: str) -> None
     assert second.HasField("dynamic_batching")
 
 
-def test_every_stage_has_the_instances_of_its_tier() -> None:
+def test_stages_of_a_tier_that_was_placed_whole_have_its_instances() -> None:
     for name in (FIRST, SECOND, THIRD):
         groups = [(group.count, list(group.gpus)) for group in config("ngc", name).instance_group]
         assert groups == [(1, [1]), (2, [0])]
+
+
+def test_every_stage_is_where_it_was_placed() -> None:
+    where = placement("ngc").model_copy(
+        update={
+            "instances": (
+                PlacedInstances(tier="tiny", device=0, count=1, busy_instances=0.0),
+                *(
+                    PlacedInstances(
+                        tier="giant", stages=3, stage=stage, device=device, count=count, busy_instances=0.0
+                    )
+                    for stage, device, count in ((1, 1, 1), (2, 2, 2), (3, 1, 1), (3, 2, 1))
+                ),
+            )
+        }
+    )
+    found = render_configs(plan(), where, "ngc", partitions=STAGED)
+    groups = {
+        model: [(g.count, list(g.gpus)) for g in parsed(found[f"{model}/config.pbtxt"]).instance_group]
+        for model in (FIRST, SECOND, THIRD)
+    }
+    assert groups == {FIRST: [(1, [0])], SECOND: [(2, [1])], THIRD: [(1, [0, 1])]}
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -35,7 +35,7 @@ from cascade_tools.artifacts.gear_plan import (
     LadderTier,
     RouterLimits,
 )
-from cascade_tools.artifacts.placement import PlacedDevice, PlacedInstances, Placement
+from cascade_tools.artifacts.placement import Lost, PlacedDevice, PlacedInstances, Placement
 from cascade_tools.artifacts.policy import (
     Frontier,
     PolicyTable,
@@ -89,6 +89,7 @@ __all__ = [
     "IntArray",
     "Labels",
     "LadderTier",
+    "Lost",
     "Origin",
     "Partition",
     "PlacedDevice",

@@ -9,7 +9,19 @@ import typer
 from rich.console import Console
 
 from cascade_tools import __version__
-from cascade_tools.cli import bench, drift, machine, plan, policy, profile, replay, serve, simulate, start
+from cascade_tools.cli import (
+    bench,
+    drift,
+    machine,
+    place,
+    plan,
+    policy,
+    profile,
+    replay,
+    serve,
+    simulate,
+    start,
+)
 from cascade_tools.cli.output import show_json, show_line
 from cascade_tools.errors import CascadeError, Infeasible
 
@@ -41,7 +53,7 @@ def _options(
     """Cascades of models on NVIDIA Triton: most requests are answered by a small model."""
 
 
-for module in (start, plan, profile, policy, drift, serve, bench, replay, simulate, machine):
+for module in (start, plan, place, profile, policy, drift, serve, bench, replay, simulate, machine):
     module.register(app)
 
 

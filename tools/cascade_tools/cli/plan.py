@@ -23,7 +23,6 @@ def register(app: typer.Typer) -> None:
         (train, "cascade-tools train ensembles/digits --tier tiny --out build/weights"),
         (calibrate, "cascade-tools calibrate ensembles/digits"),
         (export, "cascade-tools export ensembles/digits"),
-        (place, "cascade-tools place ensembles/digits"),
         (gears, "cascade-tools gears ensembles/digits"),
     ):
         app.command(epilog=f"Example: {example}")(verb)
@@ -197,33 +196,6 @@ def _show_stages(tier: str, cut: Partition) -> None:
         f"  balance {cut.balance:.3f} (slowest stage over the mean); together {total_ms:.3f} ms, the whole "
         f"graph {cut.whole_ms:.3f} ms; confidence differs by up to {cut.confidence_error:.1e}"
     )
-
-
-def place(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:
-    """Place instances of the tiers on the devices."""
-    from cascade_tools.artifacts import Placement
-    from cascade_tools.stages.place import PLACEMENT_FILE
-
-    work = _run("place", folder, build_dir)
-    made = work.load(PLACEMENT_FILE, Placement, "place")
-    show_table(
-        f"Placement: {made.rate_rps:,.0f} rows/s sustainable, at most {made.bound_rps:,.0f}",
-        ["tier", "device", "instances", "busy", "planned batch"],
-        [
-            [
-                p.tier,
-                f"{p.device} ({made.devices[p.device].type})",
-                str(p.count),
-                f"{p.busy_instances:.2f}",
-                str(made.batch[p.tier]),
-            ]
-            for p in made.instances
-        ],
-    )
-    if made.giant_only_rps is not None:
-        show_line(f"  the last tier called directly, without a router: {made.giant_only_rps:,.0f} rows/s")
-    if as_json:
-        show_json(made.model_dump(mode="json"))
 
 
 def gears(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:

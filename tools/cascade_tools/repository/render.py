@@ -81,7 +81,7 @@ def render_configs(
         placement: says where they run.
         target: the server.
         formats: of the tiers that are not ONNX in float32.
-        partitions: of the tiers that are served in stages; every stage has the tier's instances.
+        partitions: of the tiers that are served in stages.
 
     Raises:
         UsageError: the target cannot serve a tier's format, or not on the device where it is placed.
@@ -105,8 +105,8 @@ def render_configs(
     }
     for tier in rendered(plan):
         kind = formats.get(tier.tier, "onnx")
-        groups = instance_groups(placement, tier.tier)
         for model in _models(tier, plan.inputs, answer, partitions.get(tier.tier)):
+            groups = instance_groups(placement, tier.tier, model.stage)
             files[f"{model.name}/config.pbtxt"] = render_tier(
                 target,
                 kind,
@@ -144,12 +144,13 @@ def render_tier(
 
 @dataclass(frozen=True)
 class _Model:
-    """One model of a tier; an ensemble has steps."""
+    """One model of a tier; an ensemble has steps, and `stage` numbers these, from 1."""
 
     name: str
     inputs: Sequence[TensorSpec | InputSpec]
     outputs: Sequence[TensorSpec | InputSpec]
     steps: tuple[_Model, ...] = ()
+    stage: int | None = None
 
 
 def _models(
@@ -162,7 +163,7 @@ def _models(
     if partition is None:
         return (_Model(tier.model, inputs, outputs),)
     stages = tuple(
-        _Model(name, stage.inputs, stage.outputs)
+        _Model(name, stage.inputs, stage.outputs, stage=stage.number)
         for name, stage in zip(stage_models(tier.model, len(partition.stages)), partition.stages, strict=True)
     )
     return (_Model(tier.model, inputs, outputs, stages), *stages)
@@ -199,15 +200,26 @@ def rendered(plan: GearPlan) -> list[LadderTier]:
     return [tier for tier in plan.ladder if tier.adopted is None]
 
 
-def instance_groups(placement: Placement, tier: str) -> list[InstanceGroup]:
-    """Instances of a tier as Triton wants them: one group per count, GPUs of equal count together."""
-    groups: dict[tuple[bool, int], list[int]] = {}
+def instance_groups(placement: Placement, tier: str, stage: int | None = None) -> list[InstanceGroup]:
+    """Instances of a tier as Triton wants them: one group per count, GPUs of equal count together.
+
+    Triton knows no batch of an instance, so instances that are planned in other batches are as good.
+
+    Args:
+        placement: on one host.
+        tier: its name.
+        stage: one of the models that it is cut into, from 1; all where the placement has it whole.
+    """
+    on_device: dict[int, int] = {}
     for placed in placement.instances:
-        if placed.tier == tier:
-            gpu = placement.devices[placed.device].gpu
-            on_gpu = groups.setdefault((gpu is not None, placed.count), [])
-            if gpu is not None:
-                on_gpu.append(gpu)
+        if placed.tier == tier and (stage is None or placed.stages == 1 or placed.stage == stage):
+            on_device[placed.device] = on_device.get(placed.device, 0) + placed.count
+    groups: dict[tuple[bool, int], list[int]] = {}
+    for device, count in on_device.items():
+        gpu = placement.devices[device].gpu
+        on_gpu = groups.setdefault((gpu is not None, count), [])
+        if gpu is not None:
+            on_gpu.append(gpu)
     return [InstanceGroup(count, tuple(gpus)) for (_, count), gpus in sorted(groups.items())]
 
 

@@ -12,6 +12,7 @@ from cascade_tools.spec.base import Spec, describe
 from cascade_tools.spec.data import CalibrationChoice, Data
 from cascade_tools.spec.goals import Gears, Objective
 from cascade_tools.spec.names import CallableName, InnerPath, Name
+from cascade_tools.spec.placement import PlacementChoice
 from cascade_tools.spec.profiling import ProfileChoice
 from cascade_tools.spec.tiers import Tier, TritonModels, stage_models
 
@@ -51,6 +52,7 @@ class Cascade(Spec):
     profile: ProfileChoice = ProfileChoice()
     objective: Objective = Objective()
     devices: InnerPath
+    placement: PlacementChoice = PlacementChoice()
     gears: Gears = Gears()
     serving: Serving = Serving()
     train: CallableName | None = None
@@ -152,6 +154,10 @@ class Cascade(Spec):
         except ValidationError as error:
             raise UsageError(f"profile: {describe(error)}") from None
         return self.model_copy(update={"profile": profile}).in_folder(self._folder)
+
+    def with_devices(self, path: Path) -> Cascade:
+        """The same cascade on the devices of another file, anywhere."""
+        return self.model_copy(update={"devices": str(path.resolve())}).in_folder(self._folder)
 
     def model_name(self, tier: str) -> str:
         """The Triton model of one tier."""

@@ -1,20 +1,15 @@
-"""Reads spec files; a mistake becomes one message that names the fields."""
+"""Reads a cascade and its devices."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
-
-import yaml
-from pydantic import BaseModel, ValidationError
 
 from cascade_tools.errors import UsageError
-from cascade_tools.spec.base import describe
 from cascade_tools.spec.cascade import Cascade
 from cascade_tools.spec.devices import Devices
+from cascade_tools.spec.read import read_spec
 
 SPEC_FILE = "cascade.yaml"
-_T = TypeVar("_T", bound=BaseModel)
 
 
 def load_cascade(folder: Path) -> Cascade:
@@ -27,7 +22,7 @@ def load_cascade(folder: Path) -> Cascade:
         path = folder / SPEC_FILE if folder.is_dir() else folder
     except OSError as error:
         raise UsageError(f"{folder}: cannot be read: {error.strerror}") from None
-    return _checked(Cascade, path).in_folder(path.parent.resolve())
+    return read_spec(Cascade, path).in_folder(path.parent.resolve())
 
 
 def load_devices(cascade: Cascade, path: Path | None = None) -> Devices:
@@ -36,25 +31,4 @@ def load_devices(cascade: Cascade, path: Path | None = None) -> Devices:
     Raises:
         UsageError: as for `load_cascade`.
     """
-    return _checked(Devices, path or cascade.folder / cascade.devices)
-
-
-def _checked(kind: type[_T], path: Path) -> _T:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UsageError(
-            f"{path}: no such file", "`cascade-tools init NAME` writes a commented example"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from None
-    try:
-        content: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: must be a mapping of fields, found {type(content).__name__}")
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        raise UsageError(f"{path}: {describe(error)}") from None
+    return read_spec(Devices, path or cascade.folder / cascade.devices)

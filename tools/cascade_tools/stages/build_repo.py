@@ -12,7 +12,7 @@ from cascade_tools.artifacts import (
     LadderTier,
     Placement,
 )
-from cascade_tools.errors import ArtifactError
+from cascade_tools.errors import ArtifactError, UsageError
 from cascade_tools.repository import place
 from cascade_tools.repository.render import (
     MODEL_FILES,
@@ -51,7 +51,7 @@ def build_repo(work: Workspace, target: Target, *, check: bool, report: Reporter
     Raises:
         CheckFailed: a config breaks a rule of Triton, or `check` found a difference.
         ArtifactError: an exported file is not the one that was recorded, or a plan is for another device.
-        UsageError: the target cannot serve a tier's format.
+        UsageError: the target cannot serve a tier's format, or the placement is on several hosts.
         EnvironmentLacks: a plan cannot be held against the GPU and the server that it is for.
     """
     files, configs = _render(work, target)
@@ -74,6 +74,12 @@ def _render(work: Workspace, target: Target) -> tuple[dict[str, place.Content], 
     """All files of the repository, and the configs among them as text."""
     plan = work.load(GEARS_FILE, GearPlan, "gears")
     placement = work.load(PLACEMENT_FILE, Placement, "place")
+    hosts = len({device.host for device in placement.devices})
+    if hosts > 1:
+        raise UsageError(
+            f"{work.path(PLACEMENT_FILE)}: is for {hosts} hosts, and a repository is for one",
+            f"place on the devices of one: `{work.command('place')} --devices FILE`",
+        )
     exported = work.load(EXPORTED_FILE, Exported, "export")
     formats = {info.tier: exported.tier(info.tier).format for info in rendered(plan)}
     found = {info.tier: exported.tier(info.tier).partition for info in rendered(plan)}

@@ -22,15 +22,15 @@ from cascade_tools.artifacts import (
 from cascade_tools.planning.drift_of_plan import tolerated_by_gears
 from cascade_tools.planning.fallbacks import losses, policy_without
 from cascade_tools.planning.gears import choose_gears
-from cascade_tools.planning.placement.direct import Device, sustainable_rate
 from cascade_tools.runtime.bet import FALSE_ALARM_RATE
 from cascade_tools.spec import BatchTrigger, Cascade
 from cascade_tools.stages.calibrate import CALIBRATION_FILE, SCORES_FILE
 from cascade_tools.stages.export import EXPORTED_FILE
-from cascade_tools.stages.place import PLACEMENT_FILE, expand, placed_counts, tier_loads
+from cascade_tools.stages.place import PLACEMENT_FILE
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.stages.search import POLICY_FILE, make_question
+from cascade_tools.stages.sustained import sustained_by
 from cascade_tools.store import Workspace, load_score_table, readable_disk_errors
 
 GEARS_FILE = "gear_plan.json"
@@ -45,13 +45,7 @@ def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
     policy = work.load(POLICY_FILE, RoutingPolicy, "search")
     exported = work.load(EXPORTED_FILE, Exported, "export")
     placement = work.load(PLACEMENT_FILE, Placement, "place")
-    groups = expand(cascade)
-    devices = tuple(Device(g.type, g.memory_mib - g.reserved_mib) for g in groups)
-
-    def sustainable_rps(candidate: PredictedPolicy) -> float:
-        loads = tier_loads(cascade, profile, candidate.reach, groups)
-        return sustainable_rate(loads, devices, placed_counts(cascade, placement, len(loads)))[0]
-
+    sustained = sustained_by(work, profile, placement)
     choices = choose_gears(
         # New cuts are for the gears that are in use; no other policy is put into their place.
         policy.alternatives if policy.recalibrated else (policy.reference, *policy.alternatives),
@@ -59,7 +53,7 @@ def gears(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
         cascade.gears.count,
         cascade.gears.reserve,
         cascade.gears.target_busy_share,
-        sustainable_rps,
+        lambda candidate: sustained(candidate.reach),
         (lambda p: p.accuracy_drop_bound) if policy.certified else (lambda p: p.accuracy_drop),
     )
     unseen = load_score_table(work.path(SCORES_FILE)).part("verify")

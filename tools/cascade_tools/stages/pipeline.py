@@ -113,9 +113,9 @@ def _devices(cascade: Cascade) -> dict[str, str]:
     return {"devices": digest_file(cascade.folder / cascade.devices)}
 
 
-def _devices_and_reach(cascade: Cascade) -> dict[str, str]:
+def _devices_and_rules(cascade: Cascade) -> dict[str, str]:
     given = {} if cascade.has_models else {"reach": digest_value(*(tier.reach for tier in cascade.tiers))}
-    return {**_devices(cascade), **given}
+    return {**_devices(cascade), **given, **_sections("placement")(cascade)}
 
 
 def _machine_and_devices(cascade: Cascade) -> dict[str, str]:
@@ -159,7 +159,14 @@ STAGES = (
         _sections("objective"),
         search,
     ),
-    Stage("place", Placement, (PLACEMENT_FILE,), (PROFILE_FILE, POLICY_FILE), _devices_and_reach, place),
+    Stage(
+        "place",
+        Placement,
+        (PLACEMENT_FILE,),
+        (EXPORTED_FILE, PROFILE_FILE, POLICY_FILE),
+        _devices_and_rules,
+        place,
+    ),
     Stage(
         "gears",
         GearPlan,

@@ -27,14 +27,14 @@ from cascade_tools.planning.drift_of_plan import (
     served_by,
 )
 from cascade_tools.planning.evaluate import Evaluator, Question
-from cascade_tools.planning.placement.direct import Device, sustainable_rate
 from cascade_tools.planning.recalibrate import NewCut, planned_answers, refit
 from cascade_tools.stages.calibrate import SCORES_FILE
 from cascade_tools.stages.gears import GEARS_FILE
-from cascade_tools.stages.place import PLACEMENT_FILE, expand, placed_counts, tier_loads
+from cascade_tools.stages.place import PLACEMENT_FILE
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.search import POLICY_FILE, make_question
 from cascade_tools.stages.shadow import read_shadow
+from cascade_tools.stages.sustained import sustained_by
 from cascade_tools.store import Workspace, digest_file, load_score_table, readable_disk_errors
 
 SHADOW_FILE = "shadow.jsonl"
@@ -179,6 +179,8 @@ def _propose(
         in_use.insert(0, (policy.reference.table, policy.reference.table))
     others = [fitted(used, wanted, at_least)[0] for used, wanted in in_use]
     reach = _reach(policy.chosen, cuts)
+    placement = work.load(PLACEMENT_FILE, Placement, "place")
+    sustained = sustained_by(work, profile, placement)
     times = np.concatenate([rows.time for rows in logged.values()])
     before = policy.recalibrated.spread if policy.recalibrated else {}
     new_policy = policy.model_copy(
@@ -199,8 +201,8 @@ def _propose(
         cuts=cuts,
         policy=new_policy,
         cost=float(sum(reach[t] * c for t, c in zip(table.tiers, question.cost, strict=True))),
-        planned_rate_rps=_sustained(work, profile, policy.chosen.reach),
-        rate_rps=_sustained(work, profile, reach),
+        planned_rate_rps=sustained(policy.chosen.reach),
+        rate_rps=sustained(reach),
     )
 
 
@@ -218,14 +220,6 @@ def _reach(planned: PredictedPolicy, cuts: Iterable[NewCut]) -> dict[str, float]
         for name in names[planned.table.routes[own].to[-2] :]:
             reach[name] = min(1.0, reach[name] + given_up)
     return reach
-
-
-def _sustained(work: Workspace, profile: Profile, reach: dict[str, float]) -> float:
-    groups = expand(work.cascade)
-    loads = tier_loads(work.cascade, profile, reach, groups)
-    devices = tuple(Device(g.type, g.memory_mib - g.reserved_mib) for g in groups)
-    counts = placed_counts(work.cascade, work.load(PLACEMENT_FILE, Placement, "place"), len(loads))
-    return sustainable_rate(loads, devices, counts)[0]
 
 
 def _check_bounds(

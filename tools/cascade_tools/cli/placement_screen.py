@@ -1,0 +1,236 @@
+"""A placement on one screen: what is gained, at which rate, on which devices, and what if one is lost."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from cascade_tools.artifacts import Lost, PlacedDevice, PlacedInstances, Placement
+
+WIDTH = 100
+LABEL = 40
+HOST = "host of "
+MOST_GROUP_LINES = 15
+MOST_LOSS_LINES = 12
+MIB_PER_GIB = 1024
+BASELINES = {
+    "giant_only": "{giant} alone, without a router",
+    "full_lp": "every tier on every device",
+    "greedy": "greedy pruning (CascadeServe)",
+    "dedicated": "every device for one tier",
+}
+
+
+def placement_screen(made: Placement, seconds: float | None = None) -> list[str]:
+    """Lines of at most `WIDTH` characters; equal devices are one line.
+
+    Args:
+        made: the placement.
+        seconds: that the search took.
+    """
+    parts = [_headline(made, seconds), _baselines(made), _energy(made), _groups(made), _losses(made)]
+    return [line for part in parts if part for line in (*part, "")][:-1]
+
+
+def _headline(made: Placement, seconds: float | None) -> list[str]:
+    where = Counter(device.type for device in made.devices)
+    devices = ", ".join(f"{count} {kind}" for kind, count in where.items())
+    hosts = len({device.host for device in made.devices})
+    found = f"{made.status} by {made.method}" + ("" if seconds is None else f" in {seconds:.1f} s")
+    name = f"{made.cascade}: " if made.cascade else ""
+    if made.minimise is None:
+        giant = list(made.batch)[-1]
+        times = made.rate_rps / made.giant_only_rps if made.giant_only_rps else 0.0
+        gain = f", {times:.2f}x {giant} alone" if times and len(made.batch) > 1 else ""
+        first = f"{name}{_rate(made.rate_rps)} rows/s sustainable{gain}; at most {_rate(made.bound_rps)}"
+    else:
+        unit = "devices in use" if made.minimise == "gpus" else "W, idle and dynamic"
+        first = (
+            f"{name}{_figure(made.value)} {unit} for {_rate(made.rate_rps)} rows/s, at least "
+            f"{_figure(made.bound)}"
+        )
+    hosted = "" if hosts == 1 else f" in {hosts} hosts"
+    text = (
+        f"  {devices}{hosted}; predicted from {made.figures} figures; rule {made.rule}; "
+        f"{found}, gap {made.gap:.2%}"
+    )
+    return [first, *_wrapped(text, "  ")]
+
+
+def _baselines(made: Placement) -> list[str]:
+    giant = list(made.batch)[-1]
+    rows = [("this plan", made.rate_rps), *_named(made, giant)]
+    lines = [f"  {'':34}{'rows/s':>10}   this plan sustains"]
+    for number, (name, rate) in enumerate(rows):
+        if rate is None:
+            lines.append(f"  {name:34}{'-':>10}   (no such placement)")
+            continue
+        times = "" if number == 0 or rate <= 0.0 else f"{made.rate_rps / rate:.2f}x as much"
+        lines.append(f"  {name:34}{_rate(rate):>10}   {times}".rstrip())
+    return lines
+
+
+def _named(made: Placement, giant: str) -> list[tuple[str, float | None]]:
+    """Baselines with their rates; at a given rate only that of the last tier says something."""
+    alone = (BASELINES["giant_only"].format(giant=giant), made.giant_only_rps)
+    if made.minimise is not None:
+        return [alone]
+    others = [(BASELINES[name], rate) for name, rate in made.baselines.items() if name != "giant_only"]
+    if len(made.devices) == 1:
+        others = []  # there is one way to use one device
+    return [alone, *others]
+
+
+def _energy(made: Placement) -> list[str]:
+    if made.energy_j is None or not made.giant_energy_j:
+        return []
+    giant = list(made.batch)[-1]
+    text = (
+        f"  Energy: {made.energy_j:.3g} J per row, {giant} alone {made.giant_energy_j:.3g} J: "
+        f"{made.giant_energy_j / made.energy_j:.2f}x less (dynamic, {made.energy_figures}"
+    )
+    if made.energy_batches:
+        others = sorted(set(made.energy_batches.values()))
+        text += f"; known at batch {', '.join(map(str, others))} only"
+    return _wrapped(text + ")", "    ")
+
+
+def _groups(made: Placement) -> list[str]:
+    """Equal devices with equal instances as one line."""
+    held: dict[int, list[PlacedInstances]] = {}
+    for placed in made.instances:
+        held.setdefault(placed.device, []).append(placed)
+    groups: dict[tuple[str, str], list[int]] = {}
+    for number, device in enumerate(made.devices):
+        groups.setdefault((device.type, _instances(held.get(number, []))), []).append(number)
+    batches = ", ".join(f"{tier} {batch}" for tier, batch in made.batch.items())
+    lines = ["  Devices: instances (planned batch: " + batches + ")"]
+    lines = _wrapped(lines[0], "    ")
+    width = max(len(_label(made, numbers)) for numbers in groups.values())
+    blocks = []
+    for (_, held_here), numbers in groups.items():
+        devices = [made.devices[number] for number in numbers]
+        text = f"    {_label(made, numbers):{width}}  {_load(devices)}  {held_here or 'nothing'}"
+        blocks.append(_wrapped(text, " " * (width + 6)))
+    return lines + _first(blocks, MOST_GROUP_LINES, "kinds of devices")
+
+
+def _first(blocks: Sequence[list[str]], most: int, what: str) -> list[str]:
+    """As many whole blocks as fit, and how many more there are."""
+    lines: list[str] = []
+    for number, block in enumerate(blocks):
+        left = len(blocks) - number
+        if len(lines) + len(block) + (left > 1) > most:
+            return [*lines, f"    and {left} more {what}; --json has all"]
+        lines += block
+    return lines
+
+
+def _instances(placed: Iterable[PlacedInstances]) -> str:
+    parts: dict[tuple[str, int, int | None, int], list[int]] = {}
+    for one in placed:
+        parts.setdefault((one.tier, one.stages, one.batch, one.count), []).append(one.stage)
+    return ", ".join(
+        f"{count} {tier}" + (f" s{_ranges(stages)}of{total}" if total > 1 else "")
+        for (tier, total, _, count), stages in parts.items()
+    )
+
+
+def _load(devices: Sequence[PlacedDevice]) -> str:
+    busy = [device.busy_share for device in devices]
+    low, high = f"{100 * min(busy):.0f}", f"{100 * max(busy):.0f}"
+    used = max(device.used_memory_mib for device in devices) / MIB_PER_GIB
+    whole = devices[0].memory_mib / MIB_PER_GIB
+    return f"busy {high if low == high else f'{low}-{high}':>6} %  {used:5.1f} of {whole:.1f} GiB"
+
+
+def _losses(made: Placement) -> list[str]:
+    used = {placed.device for placed in made.instances}
+    hosts = {made.devices[number].host for number in used}
+    shown = [lost for lost in made.losses if lost.which[0] in (used if lost.what == "device" else hosts)]
+    if len({device.host for device in made.devices}) == 1:
+        shown = [lost for lost in shown if lost.what == "device"]
+    if not shown or len(made.devices) == 1:
+        return []
+    lines = ["  One of them lost, the others as they are: rows/s left (share of the plan's)"]
+    same: dict[tuple[str, str], list[int]] = {}
+    for lost in shown:
+        same.setdefault((_lost_kind(made, lost), _left(made, lost)), []).extend(lost.which)
+    labels = [_lost_label(kind, sorted(which)) for (kind, _), which in same.items()]
+    width = max(map(len, labels))
+    blocks = [
+        _wrapped(f"    {label:{width}}  {left}", " " * (width + 6))
+        for label, (_, left) in zip(labels, same, strict=True)
+    ]
+    return lines + _first(blocks, MOST_LOSS_LINES, "of them")
+
+
+def _lost_kind(made: Placement, lost: Lost) -> str:
+    """The type of a device; of a host all that is in it."""
+    if lost.what == "device":
+        return made.devices[lost.which[0]].type
+    inside = Counter(device.type for device in made.devices if device.host == lost.which[0])
+    return HOST + ", ".join(f"{count} {kind}" for kind, count in inside.items())
+
+
+def _lost_label(kind: str, numbers: Sequence[int]) -> str:
+    """`gpu-24gb 0-5`, or `host 0-1 (4 gpu-24gb)`."""
+    if not kind.startswith(HOST):
+        return _numbered(kind, numbers)
+    return f"{_numbered('host', numbers)} ({kind.removeprefix(HOST)})"
+
+
+def _left(made: Placement, lost: Lost) -> str:
+    if lost.rate_rps is None:
+        return f"{'-':>10}  nothing is left that could answer"
+    share = lost.rate_rps / made.rate_rps if made.rate_rps > 0.0 else 0.0
+    text = f"{_rate(lost.rate_rps):>10}  ({share:.0%})"
+    if made.minimise is not None:
+        text += f", busiest device {100 * (lost.busiest_share or 0.0):.0f} %"
+    if lost.homeless:
+        text += f", without {', '.join(lost.homeless)}: its rows go to the next larger tier"
+    return text
+
+
+def _label(made: Placement, numbers: Sequence[int]) -> str:
+    """`gpu-24gb 0-5`: the type, and numbers over all devices."""
+    return _numbered(made.devices[numbers[0]].type, numbers)
+
+
+def _numbered(kind: str, numbers: Sequence[int]) -> str:
+    name = f"{kind} {_ranges(numbers)}"
+    if len(name) <= LABEL:
+        return name
+    return f"{name[: LABEL - 16].rpartition(',')[0]},... ({len(numbers):,} of them)"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`0-5,7`."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100.0 else f"{value:.3g}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.4g}"
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        subsequent_indent=indent,
+        drop_whitespace=True,
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+    )

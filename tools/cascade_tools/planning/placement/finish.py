@@ -1,0 +1,71 @@
+"""From instances to an answer: what stands idle goes, the loads are balanced, the goal is counted."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cascade_tools.planning.placement.balance import balance, balance_at
+from cascade_tools.planning.placement.numbers import Numbers, numbers_of
+from cascade_tools.planning.placement.problem import FloatArray, IntArray, Problem, Solution
+
+IDLE = 1e-7
+
+
+def finish(problem: Problem, count: IntArray, bound: float, status: str, method: str) -> Solution | None:
+    """The answer that these instances give.
+
+    Returns:
+        None if they sustain no rate, or not the goal's.
+    """
+    numbers = numbers_of(problem)
+    load = _load(problem, count)
+    if load is None:
+        return None
+    count = trimmed(problem, numbers, count, load[1])
+    rate, busy = load[0], np.minimum(load[1], count)
+    value = counted(problem, count, busy, rate)
+    return Solution(count, busy, rate, value, best_bound(problem, value, bound), status, method)
+
+
+def counted(problem: Problem, count: IntArray, busy: FloatArray, rate_rps: float) -> float:
+    """What the goal counts: rows/s, GPUs in use, or watts."""
+    if problem.goal.rate_rps is None:
+        return rate_rps
+    used = count.sum(axis=0) > 0
+    if problem.goal.minimise == "gpus":
+        return float(used.sum())
+    idle = sum(device.idle_w for device, there in zip(problem.devices, used.tolist(), strict=True) if there)
+    numbers = numbers_of(problem)
+    joule = (numbers.rows_per_busy * numbers.scale_rps * numbers.energy_j)[:, numbers.kind]
+    return float(idle + (busy * joule).sum())
+
+
+def best_bound(problem: Problem, value: float, bound: float) -> float:
+    """A bound that the value does not beat by rounding; where nothing is proven, the trivial one."""
+    if problem.goal.rate_rps is None:
+        return max(bound, value) if np.isfinite(bound) else float("inf")
+    return min(max(bound, 0.0), value) if np.isfinite(bound) else 0.0
+
+
+def trimmed(problem: Problem, numbers: Numbers, count: IntArray, busy: FloatArray) -> IntArray:
+    """Without the instances that are never busy; what is wanted anyhow and the homes of all tiers stay."""
+    needed = np.ceil(busy - IDLE).astype(np.int64)
+    if problem.at_least is not None:
+        needed = np.maximum(needed, problem.at_least)
+    for i, reach in enumerate(numbers.reach.tolist()):
+        if reach <= 0.0:
+            needed[numbers.tier == i] = count[numbers.tier == i]
+    needed = np.minimum(needed, count)
+    if numbers.per_host:  # a host that serves nothing is not in use
+        host = np.unique([device.host for device in problem.devices], return_inverse=True)[1]
+        needed[:, np.bincount(host, busy.sum(axis=0))[host] <= IDLE] = 0
+    return needed
+
+
+def _load(problem: Problem, count: IntArray) -> tuple[float, FloatArray] | None:
+    wanted = problem.goal.rate_rps
+    if wanted is None:
+        rate, busy = balance(problem, count)
+        return (rate, busy) if rate > 0.0 else None
+    at = balance_at(problem, count, wanted)
+    return None if at is None else (wanted, at)

@@ -1,0 +1,101 @@
+"""The best placement that the searches find, checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from cascade_tools.errors import CheckFailed
+from cascade_tools.planning.placement.baselines import baselines
+from cascade_tools.planning.placement.direct import Found, direct
+from cascade_tools.planning.placement.finish import best_bound, finish
+from cascade_tools.planning.placement.infeasible import check_arithmetic, explain
+from cascade_tools.planning.placement.patterns import patterns
+from cascade_tools.planning.placement.problem import Problem, Solution
+from cascade_tools.planning.placement.tidy import tidy
+from cascade_tools.planning.placement.verify import verify
+
+PATTERN_DEVICES = 4
+DIRECT_DEVICES = 64
+DEVICE_SECONDS = 160.0
+FLOORS = ("full_lp", "greedy", "dedicated")  # the giant alone is no placement of the cascade
+GOOD_GAP = 1e-6
+WITHIN = "within bound"
+ENOUGH_GAP = 5e-4
+FEW_DEVICES = 8
+ROUNDING = 1e-6
+
+
+def solve(problem: Problem, time_limit_s: float = 20.0) -> Solution:
+    """The best placement by the problem's goal, never worse than any baseline.
+
+    Args:
+        problem: what is placed, where, towards which goal.
+        time_limit_s: of all searches together; planning has no clock, so each search has its share of it.
+
+    Raises:
+        Infeasible: there is no placement with a rate above zero, or with the goal's; names the constraint.
+        CheckFailed: the answer breaks a rule; a defect.
+    """
+    check_arithmetic(problem)
+    answers = [floor for name, floor in baselines(problem).items() if floor is not None and name in FLOORS]
+    found: list[Found] = []
+    if len(problem.devices) > PATTERN_DEVICES:
+        limit_s = _pattern_share(problem) * time_limit_s
+        found.append(patterns(problem, limit_s, [a.count for a in answers]))
+        answers += _answers(problem, found[-1], "patterns")
+    if len(problem.devices) <= DIRECT_DEVICES and _open(problem, answers, found):
+        limit_s = min(0.6 * time_limit_s, DEVICE_SECONDS / len(problem.devices))
+        found.append(direct(problem, limit_s))
+        answers += _answers(problem, found[-1], "direct")
+    if not answers:
+        raise explain(problem, found, time_limit_s)
+    best = tidy(problem, _best(problem, answers), 0.05 * time_limit_s)
+    best = replace(best, bound=_bound(problem, best, found))
+    best = replace(best, status="optimal" if best.gap <= GOOD_GAP else WITHIN)
+    wrong = verify(problem, best)
+    if wrong:
+        raise CheckFailed("the placement does not hold: " + "; ".join(wrong[:5]))
+    return best
+
+
+def _pattern_share(problem: Problem) -> float:
+    """The part of the time that patterns get: less where the direct program follows, or where they are easy."""
+    if len(problem.devices) <= DIRECT_DEVICES:
+        return 0.4
+    chains = any(variant.stages > 1 for tier in problem.tiers for variant in tier.variants)
+    return 1.0 if chains or problem.closure == "host" else 0.5
+
+
+def _answers(problem: Problem, found: Found, method: str) -> list[Solution]:
+    if found.count is None:
+        return []
+    answer = finish(problem, found.count, found.bound, found.status, method)
+    return [] if answer is None else [answer]
+
+
+def _best(problem: Problem, answers: list[Solution]) -> Solution:
+    """The best by the goal; of equally good ones the last, which a search found and no rule of thumb."""
+    sign = 1.0 if problem.goal.rate_rps is None else -1.0
+    top = max(sign * answer.value for answer in answers)
+    return [a for a in answers if sign * a.value >= top - 1e-9 * abs(top)][-1]
+
+
+def _bound(problem: Problem, best: Solution, found: list[Found]) -> float:
+    """The tightest of what the searches prove."""
+    bounds = [f.bound for f in found]
+    if problem.goal.rate_rps is None:
+        return min(best_bound(problem, best.value, bound) for bound in bounds)
+    if problem.goal.minimise == "gpus":  # whole ones
+        bounds = [math.ceil(bound - ROUNDING) if math.isfinite(bound) else bound for bound in bounds]
+    return max(best_bound(problem, best.value, bound) for bound in bounds)
+
+
+def _open(problem: Problem, answers: list[Solution], found: list[Found]) -> bool:
+    """Whether there may be something better than what was found."""
+    if not answers or not found:
+        return True
+    best = _best(problem, answers)
+    return replace(best, bound=_bound(problem, best, found)).gap > (
+        GOOD_GAP if len(problem.devices) <= FEW_DEVICES else ENOUGH_GAP
+    )

@@ -1,0 +1,212 @@
+"""Solves a placement problem, checks the answer, and describes it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import ceil, isfinite
+from time import perf_counter
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from cascade_tools.artifacts import PlacedDevice, PlacedInstances, Placement
+from cascade_tools.errors import CheckFailed
+from cascade_tools.planning.placement.baselines import baselines
+from cascade_tools.planning.placement.ceiling import ceiling_rps
+from cascade_tools.planning.placement.problem import Goal, IntArray, Problem, Solution
+from cascade_tools.planning.placement.solve import solve
+from cascade_tools.planning.placement.verify import verify
+from cascade_tools.stages.lost import what_is_left
+
+TIME_LIMIT_S = 20.0
+WHOLE = 1e-6
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An answer beside the simple ones.
+
+    Attributes:
+        problem: that was solved.
+        simple: the baselines, by the same goal; None for those that are infeasible.
+        giant_alone: the last tier alone at the highest rate.
+        seconds: that the search took.
+    """
+
+    problem: Problem
+    solution: Solution
+    simple: Mapping[str, Solution | None]
+    giant_alone: Solution | None
+    seconds: float
+
+
+class Named(NamedTuple):
+    """What the problem does not know of a device."""
+
+    kind: Literal["cpu", "gpu"]
+    memory_mib: int
+
+
+def planned(problem: Problem, wanted: IntArray | None = None, *, keep_giant: bool = False) -> Planned:
+    """Solve a problem.
+
+    Args:
+        problem: without `at_least`.
+        wanted: instances [units, devices] that are there anyhow.
+        keep_giant: the last tier keeps what it would have alone, where that fits beside the others and the
+            goal is the highest rate: a request may fall back on it.
+
+    Raises:
+        Infeasible: there is no placement; names the constraint.
+        CheckFailed: the answer does not hold; a defect.
+    """
+    with solver_output_on_stderr():
+        simple = baselines(problem)
+        giant_alone = simple.get("giant_only")
+        if problem.goal.rate_rps is not None:
+            giant_alone = baselines(replace(problem, goal=Goal())).get("giant_only")
+        elif keep_giant and giant_alone is not None:
+            wanted = giant_alone.count if wanted is None else np.maximum(wanted, giant_alone.count)
+        problem = replace(problem, at_least=wanted)
+        began = perf_counter()
+        solution = solve(problem, TIME_LIMIT_S)
+        seconds = perf_counter() - began
+    wrong = verify(problem, solution)
+    if wrong:
+        raise CheckFailed("the placement does not hold: " + "; ".join(wrong))
+    return Planned(problem, solution, simple, giant_alone, seconds)
+
+
+@contextmanager
+def solver_output_on_stderr() -> Iterator[None]:
+    """HiGHS prints some of its troubles on file descriptor 1, which belongs to our own results."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def placement_of(
+    found: Planned, devices: Sequence[Named], cascade: str, made_from: dict[str, str], left_out: str = ""
+) -> Placement:
+    """The answer as an artifact.
+
+    Args:
+        found: the answer.
+        devices: of the problem, in its order.
+        cascade: its name; empty where there is none.
+        made_from: digests of what was read.
+        left_out: a load that is none of the tiers, if there is one.
+    """
+    problem, solution = found.problem, found.solution
+    ceiling = ceiling_rps(problem)
+    highest = problem.goal.rate_rps is None
+    bound_rps = min(ceiling, solution.bound) if highest else ceiling
+    bound = solution.bound if isfinite(solution.bound) else ceiling
+    if problem.goal.rate_rps is not None and problem.goal.minimise == "gpus":
+        bound = float(ceil(bound - WHOLE))  # nobody uses half of one
+    return Placement(
+        cascade=cascade,
+        made_from=made_from,
+        rule=problem.rule,
+        closure=problem.closure,
+        rate_rps=solution.rate_rps,
+        bound_rps=max(bound_rps, solution.rate_rps),
+        gap=replace(solution, bound=bound).gap,
+        status=solution.status,
+        method=solution.method,
+        minimise=None if highest else problem.goal.minimise,
+        value=solution.value,
+        bound=bound,
+        giant_only_rps=None if found.giant_alone is None else found.giant_alone.rate_rps,
+        baselines={name: None if one is None else one.rate_rps for name, one in found.simple.items()},
+        batch={tier: b for tier, b in _batches(problem, solution).items() if tier != left_out},
+        energy_j=energy_per_row(problem, solution),
+        giant_energy_j=None if found.giant_alone is None else energy_per_row(problem, found.giant_alone),
+        devices=_devices(problem, solution, devices),
+        instances=_instances(problem, solution, left_out),
+        losses=what_is_left(problem, solution, left_out),
+    )
+
+
+def energy_per_row(problem: Problem, solution: Solution) -> float | None:
+    """Dynamic J of one row at the solution's rate; None where a tier that is used has none."""
+    if solution.rate_rps <= 0.0:
+        return None
+    watts = 0.0
+    for u, g in np.argwhere(solution.busy > 0.0).tolist():
+        variant, kind = problem.variant(problem.units[u]), problem.devices[g].type
+        energy_j = variant.energy_j.get(kind)
+        if energy_j is None:
+            return None
+        watts += float(solution.busy[u, g]) / variant.seconds_per_row[kind] * energy_j
+    return watts / solution.rate_rps
+
+
+def _batches(problem: Problem, solution: Solution) -> dict[str, int]:
+    """By tier, the batch of the variant that does most of its rows."""
+    most = dict.fromkeys(range(len(problem.tiers)), -1.0)
+    batch: dict[str, int] = {}
+    for u, unit in enumerate(problem.units):
+        variant = problem.variant(unit)
+        done = sum(
+            float(busy) / variant.seconds_per_row[device.type]
+            for busy, device in zip(solution.busy[u], problem.devices, strict=True)
+            if busy > 0.0
+        )
+        if unit.stage == 0 and done > most[unit.tier]:
+            most[unit.tier] = done
+            batch[problem.tiers[unit.tier].name] = variant.batch
+    return batch
+
+
+def _devices(problem: Problem, solution: Solution, named: Sequence[Named]) -> tuple[PlacedDevice, ...]:
+    units = problem.units
+    variants = [problem.variant(unit) for unit in units]
+    seen: dict[int, int] = {}
+    found = []
+    for g, (device, name) in enumerate(zip(problem.devices, named, strict=True)):
+        gpu = None
+        if name.kind == "gpu":
+            gpu = seen[device.host] = seen.get(device.host, -1) + 1
+        here = np.flatnonzero(solution.count[:, g]).tolist()
+        found.append(
+            PlacedDevice(
+                type=device.type,
+                kind=name.kind,
+                gpu=gpu,
+                host=device.host,
+                memory_mib=name.memory_mib,
+                used_memory_mib=sum(variants[u].held_mib(int(solution.count[u, g])) for u in here),
+                busy_share=sum(variants[u].utilization[device.type] * solution.busy[u, g] for u in here),
+            )
+        )
+    return tuple(found)
+
+
+def _instances(problem: Problem, solution: Solution, left_out: str) -> tuple[PlacedInstances, ...]:
+    found = []
+    for u, g in np.argwhere(solution.count > 0).tolist():
+        unit = problem.units[u]
+        variant, name = problem.variant(unit), problem.tiers[unit.tier].name
+        if name != left_out:
+            found.append(
+                PlacedInstances(
+                    tier=name,
+                    stages=variant.stages,
+                    stage=unit.stage + 1,
+                    batch=variant.batch,
+                    device=g,
+                    count=int(solution.count[u, g]),
+                    busy_instances=float(solution.busy[u, g]),
+                )
+            )
+    return tuple(found)
