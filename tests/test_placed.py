@@ -31,6 +31,9 @@ def problem(*tiers: TierLoad, gpus: tuple[int, ...] = (1000,)) -> Problem:
     return Problem(tiers, tuple(Device("gpu", memory) for memory in gpus))
 
 
+PAIR = (tier("first", utilization=0.5), tier("last", reach=0.01, utilization=0.5))
+
+
 def test_the_last_tier_keeps_what_it_would_have_alone() -> None:
     assert planned(problem(*PAIR)).solution.count.tolist() == [[2], [1]]
     assert planned(problem(*PAIR), keep_giant=True).solution.count.tolist() == [[2], [2]]

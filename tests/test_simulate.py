@@ -128,6 +128,17 @@ def test_a_system_is_what_the_artifacts_say(work: Workspace) -> None:
     assert recorded_of(work).confidence.shape == (200, 2)
 
 
+def test_stages_are_where_they_are_placed(work: Workspace) -> None:
+    whole = work.load("placement.json", Placement, "place")
+    cut = [
+        PlacedInstances(tier="large", stages=2, stage=stage, device=device, count=count, busy_instances=0.0)
+        for stage, device, count in ((1, 1, 1), (2, 2, 2))
+    ]
+    work.save("placement.json", whole.model_copy(update={"instances": (whole.instances[0], *cut)}))
+    large = system_of(work).tiers[1]
+    assert large.instances == ((1,), (2, 2)) and large.stage_shares == ()
+
+
 def test_the_verb_says_what_is_simulated(work: Workspace) -> None:
     arguments = ["simulate", str(work.cascade.folder), "--build-dir", str(work.build.parent)]
     done = call(*arguments, "--rate", "300", "--seconds", "5", "--slo-ms", "20", "--json")

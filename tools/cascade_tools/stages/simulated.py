@@ -13,6 +13,7 @@ from cascade_tools.artifacts import (
     GearPlan,
     LadderTier,
     Partition,
+    PlacedInstances,
     Placement,
     Profile,
 )
@@ -29,7 +30,7 @@ from cascade_tools.planning.simulator.system import (
     System,
 )
 from cascade_tools.runtime.plan import parse_policy
-from cascade_tools.spec import Cascade, load_devices
+from cascade_tools.spec import Cascade, DeviceGroup, load_devices
 from cascade_tools.stages.calibrate import SCORES_FILE
 from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.gears import GEARS_FILE
@@ -101,7 +102,7 @@ def make_system(planned: Planned, client_cpu_ms: float = 0.0) -> System:
     """
     groups = {group.type: group for group in load_devices(planned.cascade).devices}
     devices = tuple(
-        SimDevice(type=device.type, idle_w=planned.profile.idle_watts.get(device.type))
+        SimDevice(device.type, device.host, _idle_w(planned, groups.get(device.type), device.type))
         for device in planned.placement.devices
     )
     home = next((n for n, d in enumerate(planned.placement.devices) if d.kind == "cpu"), None)
@@ -140,6 +141,12 @@ def sim_gear(gear: Gear) -> SimGear:
     return SimGear(gear.up_to_rps, policy, gear.min_queue, gear.max_wait_ms)
 
 
+def _idle_w(planned: Planned, group: DeviceGroup | None, kind: str) -> float | None:
+    """What the device file says, else what `profile` read from the meter."""
+    given = None if group is None else group.idle_watts
+    return planned.profile.idle_watts.get(kind) if given is None else given
+
+
 def _tier(planned: Planned, tier: LadderTier) -> SimTier:
     profile, largest = planned.profile, planned.plan.limits.max_batch_size
     mine = [placed for placed in planned.placement.instances if placed.tier == tier.tier]
@@ -153,20 +160,25 @@ def _tier(planned: Planned, tier: LadderTier) -> SimTier:
             "run `cascade-tools run`",
         )
     partition = _partition(planned.exported, tier.tier)
-    stages = 1 if partition is None else len(partition.stages)
-    home = tuple(placed.device for placed in mine for _ in range(placed.count))
+    stages = max(placed.stages for placed in mine) if partition is None else len(partition.stages)
     cost = profile.ask_cost(tier.tier)
     return SimTier(
         name=tier.tier,
         service={kind: service_time(points[kind], largest) for kind in types},
-        instances=(home,) * stages,
+        instances=tuple(_homes(mine, number) for number in range(1, stages + 1)),
         stage_shares=() if partition is None else _shares(partition),
         ask_ms=cost.latency_ms,
         ask_cpu_ms=cost.cpu_ms,
-        local=partition is None and _is_local(planned, tier, mine[0].device),
+        local=stages == 1 and _is_local(planned, tier, mine[0].device),
         planned_ms=tier.p50_ms,
         further_row_ms=tier.further_row_ms,
     )
+
+
+def _homes(placed: list[PlacedInstances], stage: int) -> tuple[int, ...]:
+    """The device of every instance of a stage; of what is placed whole, every stage has all."""
+    here = [entry for entry in placed if entry.stages == 1 or entry.stage == stage]
+    return tuple(entry.device for entry in here for _ in range(entry.count))
 
 
 def _is_local(planned: Planned, tier: LadderTier, device: int) -> bool:

@@ -20,9 +20,10 @@ from cascade_tools.planning.simulator.front import Front, take_background
 from cascade_tools.planning.simulator.ledger import Ledger
 from cascade_tools.planning.simulator.model import Model, make_instance
 from cascade_tools.planning.simulator.result import Simulated
-from cascade_tools.planning.simulator.router import Router, Tier
+from cascade_tools.planning.simulator.router import Router
 from cascade_tools.planning.simulator.system import Recorded, ServiceTime, SimGear, SimTier, System
 from cascade_tools.planning.simulator.thread import Thread
+from cascade_tools.planning.simulator.tier import Tier
 from cascade_tools.runtime.gears import Gears
 from cascade_tools.runtime.plan import Fallback, GearInfo, Limits, Plan, TierInfo
 

@@ -9,43 +9,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from cascade_tools.planning.simulator.batch import Batch, Group
 from cascade_tools.planning.simulator.clock import Clock
 from cascade_tools.planning.simulator.device import Device
 from cascade_tools.planning.simulator.ledger import Ledger
-from cascade_tools.planning.simulator.model import Model
 from cascade_tools.planning.simulator.system import SimRouter
 from cascade_tools.planning.simulator.thread import Thread
+from cascade_tools.planning.simulator.tier import Tier
 from cascade_tools.runtime.breaker import Breaker
 from cascade_tools.runtime.gears import Gear, Gears
 from cascade_tools.runtime.plan import GearInfo
 from cascade_tools.runtime.router import HAND_OFF_MS
-
-
-@dataclass(eq=False, slots=True)
-class Tier:
-    """One tier as the router knows it; times in seconds.
-
-    Attributes:
-        model: its first stage; None where the router runs it itself, then `local_s` by rows of a batch.
-        ask_s: latency of a call; `ask_cpu_s` its CPU time.
-        planned_s: of one row in the gear plan, `further_row_s` of each further one.
-    """
-
-    name: str
-    model: Model | None
-    local_s: list[float]
-    local_j: list[float]
-    ask_s: float
-    ask_cpu_s: float
-    planned_s: float
-    further_row_s: float
-    batches: int = 0
-    rows: int = 0
-    energy_j: float = 0.0
 
 
 class Router:
