@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cascade_tools.artifacts import Frontier, Gear, GearPlan, PolicyTable
+from cascade_tools.planning.evaluate import threshold_policy
 from cascade_tools.planning.outcomes import FloatArray
 from cascade_tools.planning.traces.generators import gamma, on_off, poisson
 from cascade_tools.planning.traces.shape import counts_per_window
@@ -43,10 +44,10 @@ class Pair:
 def gear_plans(plan: GearPlan, frontier: Frontier) -> dict[str, GearPlan]:
     """The plan with one gear, once per policy: the giant alone, the plan's last gear, a cheaper cascade."""
     last = plan.gears[-1]
-    giant = next(p for p in frontier.policies if p.table.tiers == (plan.ladder[-1].tier,))
+    giant = threshold_policy([plan.ladder[-1].tier], [])
     several = [policy for policy in frontier.policies if len(policy.table.tiers) > 1]
     cheap = min(several, key=lambda policy: abs(policy.cost - CHEAP * last.predicted_cost))
-    tables = {"giant": giant.table, "cascade": last.policy, "cheap": cheap.table}
+    tables = {"giant": giant, "cascade": last.policy, "cheap": cheap.table}
     return {name: _with_gear(plan, last, table) for name, table in tables.items()}
 
 
