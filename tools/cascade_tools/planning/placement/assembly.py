@@ -12,6 +12,7 @@ instances; stages are never thought of as one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,8 @@ from cascade_tools.planning.placement.sites import SiteKind
 NO_RATE = 1e-9
 
 
-class Pattern(NamedTuple):
+@dataclass(frozen=True)
+class Pattern:
     """Instances [units, places] of one kind of site."""
 
     site: int
@@ -79,9 +81,10 @@ def assemble(
 
 
 def _used(result: OptimizeResult, uses: IntArray, rate: IntArray | None) -> IntArray | None:
-    if result.x is None or (rate is not None and result.x[rate[0]] <= NO_RATE):
+    x = result.x
+    if x is None or (rate is not None and x[rate[0]] <= NO_RATE):
         return None
-    return np.round(result.x[uses]).astype(np.int64)
+    return np.asarray(np.round(x[uses]), np.int64)
 
 
 def add_loads(
@@ -207,7 +210,7 @@ def running_cost(
 
 
 def written_out(
-    shape: tuple[int, int], sites: Sequence[SiteKind], patterns: Sequence[Pattern], uses: IntArray
+    shape: tuple[int, ...], sites: Sequence[SiteKind], patterns: Sequence[Pattern], uses: IntArray
 ) -> IntArray:
     """Instances [units, devices] of patterns that are used so often."""
     count = np.zeros(shape, np.int64)

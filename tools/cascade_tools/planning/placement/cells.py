@@ -47,7 +47,7 @@ class Cells:
     chain_host: IntArray
     flow: IntArray
 
-    def counts(self, x: FloatArray, shape: tuple[int, int]) -> IntArray:
+    def counts(self, x: FloatArray, shape: tuple[int, ...]) -> IntArray:
         """Instances [units, devices] of a solution."""
         count = np.zeros(shape, np.int64)
         count[self.unit, self.device] = np.round(x[self.count]).astype(np.int64)

@@ -8,6 +8,7 @@ sum_g idle_g z_g + sum f * joule / tau). With closure `host` there is one rate p
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from cascade_tools.planning.placement.cells import Cells, add_cells, add_homes, power_w, served
 from cascade_tools.planning.placement.numbers import Numbers, numbers_of
 from cascade_tools.planning.placement.problem import FloatArray, IntArray, Problem
-from cascade_tools.planning.placement.program import STATUS, Program
+from cascade_tools.planning.placement.program import STATUS, Program, Term
 
 KEEP_RATE = 1.0 - 1e-7
 EXACT_CELLS = 100
@@ -23,7 +24,8 @@ LOOSE_GAP = 5e-4
 NO_RATE = 1e-9
 
 
-class Found(NamedTuple):
+@dataclass(frozen=True)
+class Found:
     """What a search returns: instances, None where it found none, and what is proven.
 
     `bound` is in the goal's unit; nan where nothing is proven.
@@ -95,7 +97,7 @@ def build(
     _keep_up(program, numbers, cells, rate, np.arange(hosts))
     in_use = program.columns(hosts, upper=1.0, whole=True)
     each = np.arange(len(cells.unit))
-    terms = [(each, cells.count, 1.0), (each, in_use[cells.host], -cells.most)]
+    terms: list[Term] = [(each, cells.count, 1.0), (each, in_use[cells.host], -cells.most)]
     program.rows(len(each), terms, upper=0.0)
     add_homes(program, numbers, cells, np.flatnonzero(numbers.faint), in_use)
     return Whole(program, cells, rate, numbers)

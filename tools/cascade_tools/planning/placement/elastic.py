@@ -14,7 +14,7 @@ import numpy as np
 from cascade_tools.planning.placement.direct import host_numbers
 from cascade_tools.planning.placement.numbers import numbers_of
 from cascade_tools.planning.placement.problem import FloatArray, IntArray, Problem
-from cascade_tools.planning.placement.program import Program
+from cascade_tools.planning.placement.program import Program, Term
 
 LIMIT_S = 2.0
 PRECISION_MIB = 0.5
@@ -44,7 +44,7 @@ def least_overflow(problem: Problem) -> Overflow | None:
     room = _rooms(problem)
     largest = max(float(room.max()), 1.0)
     excess = homes.program.columns(len(room))
-    terms = [
+    terms: list[Term] = [
         (homes.device, homes.there, memory[homes.unit] / largest),
         (np.arange(len(room)), excess, -1.0),
     ]

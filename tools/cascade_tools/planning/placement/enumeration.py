@@ -35,7 +35,9 @@ class _Search:
         if n >= self.most[unit] or share < self.share[unit] - 1e-9:
             return False
         there = sum(c for u, c in enumerate(self.count) if c and self.tier[u] == self.tier[unit])
-        return room >= (self.further[unit] if n else self.first[unit]) and there < self.limit[self.tier[unit]]
+        return bool(
+            room >= (self.further[unit] if n else self.first[unit]) and there < self.limit[self.tier[unit]]
+        )
 
     def go(self, position: int, room: float, share: float) -> None:
         """Try all numbers of the unit at this position, the largest last."""

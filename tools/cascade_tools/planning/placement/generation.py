@@ -133,7 +133,7 @@ def mix(pool: Pool, share: FloatArray, sites: FloatArray, rate: float | None) ->
     a[: len(share), -1] = share if rate is None else -share
     right = np.append(np.zeros(len(share)), sites / total)
     if rate is None:
-        c, last = np.append(np.zeros(len(columns)), -1.0), (0.0, None)
+        c, last = np.append(np.zeros(len(columns)), -1.0), (0.0, np.inf)
     else:
         wanted = rate / (unit * total)
         right[: len(share)] = -share * wanted

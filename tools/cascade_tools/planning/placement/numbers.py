@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from cascade_tools.planning.placement.problem import Device, FloatArray, IntArray, Problem
 
+BoolArray = npt.NDArray[np.bool_]
 FAINT = 0.05
 SMALLEST_S = 1e-9
 
@@ -50,15 +52,15 @@ class Numbers:
     most: FloatArray
     limit: FloatArray
     reach: FloatArray
-    faint: FloatArray
+    faint: BoolArray
     scale_rps: float
     strict: bool
     per_host: bool
 
     @property
-    def shares_memory(self) -> FloatArray:
+    def shares_memory(self) -> BoolArray:
         """Units whose further instances take less than the first, bool [units]."""
-        return self.further_mib < self.memory_mib
+        return np.asarray(self.further_mib < self.memory_mib, np.bool_)
 
     @property
     def has_chains(self) -> bool:

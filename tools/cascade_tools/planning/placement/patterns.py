@@ -23,7 +23,7 @@ from cascade_tools.planning.placement.generation import (
     ordered,
 )
 from cascade_tools.planning.placement.numbers import Numbers, numbers_of
-from cascade_tools.planning.placement.pricing import pricer, prices_of_goal, restated
+from cascade_tools.planning.placement.pricing import Pricer, pricer, prices_of_goal, restated
 from cascade_tools.planning.placement.problem import Goal, IntArray, Problem
 from cascade_tools.planning.placement.sites import SiteKind, sites_of
 
@@ -31,6 +31,11 @@ FIRST_GAP = 1e-2
 ASSEMBLY_GAP = 2e-4
 EXPECTED_ROUNDS = 10
 LISTED_PER_KIND = 40
+SEED = 0
+SPREAD = 8
+SPREAD_PROGRAMS = 60
+SPREAD_GAP = 1e-2
+WIDTH = 0.3
 
 
 def patterns(problem: Problem, time_limit_s: float, others: Sequence[IntArray] = ()) -> Found:
@@ -82,7 +87,21 @@ def _generated(
     else:
         for column in before.columns:
             pool.add(restated(numbers, goal, sites[column.site], column), pricers[column.site])
-    return generate(numbers, goal, pricers, pool, effort)
+    generated = generate(numbers, goal, pricers, pool, effort)
+    _spread(generated, pricers, effort)
+    return generated
+
+
+def _spread(generated: Generated, pricers: list[Pricer], effort: Effort) -> None:
+    """More patterns of hosts, which cannot be listed: those that are best at prices near the final ones."""
+    random = np.random.default_rng(SEED)
+    hosts = [p for p in pricers if len(p.site.kind) > 1]
+    for _ in range(min(SPREAD, SPREAD_PROGRAMS // max(len(hosts), 1))):
+        price = generated.mixture.price * np.exp(random.normal(0.0, WIDTH, len(generated.mixture.price)))
+        for p in hosts:
+            column, _ = p.best(price, effort.quick_s, SPREAD_GAP)
+            if column is not None:
+                generated.pool.add(column, p)
 
 
 def _choice(

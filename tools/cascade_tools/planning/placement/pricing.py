@@ -8,8 +8,7 @@ requests, so there is one good, the rate, in place of one per tier.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,7 +19,8 @@ from cascade_tools.planning.placement.program import Program
 from cascade_tools.planning.placement.sites import SiteKind
 
 
-class Column(NamedTuple):
+@dataclass(frozen=True)
+class Column:
     """A pattern with its best load at some prices.
 
     Attributes:
@@ -62,7 +62,9 @@ class Pricer:
         bound = np.inf if result.mip_dual_bound is None else max(0.0, -result.mip_dual_bound)
         if result.x is None:
             return None, 0.0 if result.status == 2 else bound
-        goods = np.bincount(self.good, self.value * result.x[self.column], minlength=self.goods)
+        rows = np.asarray(self.value * result.x[self.column], np.float64)
+        goods = np.zeros(self.goods)
+        np.add.at(goods, self.good, rows)
         cost = sum(float(value @ result.x[column]) for column, value in self.cost)
         shape = (self.units, len(self.site.kind))
         busy = np.zeros(shape)
@@ -126,4 +128,4 @@ def restated(numbers: Numbers, goal: Goal, site: SiteKind, column: Column) -> Co
     """A pattern with its cost by another goal."""
     per_device, per_busy = prices_of_goal(numbers, goal, site)
     cost = float(per_device @ column.count.any(axis=0)) + float((per_busy * column.busy).sum())
-    return column._replace(cost=cost)
+    return replace(column, cost=cost)

@@ -14,7 +14,7 @@ from cascade_tools.planning.placement.problem import FloatArray, IntArray
 STATUS = {0: "optimal", 1: "time limit", 2: "infeasible", 3: "unbounded", 4: "failed"}
 OBJECTIVE = 1000.0  # HiGHS stops at an absolute gap of 1e-6, so objectives of order one are enlarged
 
-Terms = Iterable[tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]]
+Term = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]
 
 
 class Program:
@@ -37,7 +37,7 @@ class Program:
         return np.arange(self.width - count, self.width)
 
     def rows(
-        self, count: int, terms: Terms, lower: npt.ArrayLike = -np.inf, upper: npt.ArrayLike = np.inf
+        self, count: int, terms: Iterable[Term], lower: npt.ArrayLike = -np.inf, upper: npt.ArrayLike = np.inf
     ) -> None:
         """Add `count` rows: lower <= sum of the terms <= upper. Terms broadcast; equal entries add up."""
         for row, column, value in terms:
