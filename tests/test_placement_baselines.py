@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascade_tools.errors import Infeasible
-from cascade_tools.planning.placement.baselines import baselines
-from cascade_tools.planning.placement.full_lp import full_lp
+from cascade_tools.planning.placement.baselines.baselines import baselines
+from cascade_tools.planning.placement.baselines.full_lp import full_lp
 from cascade_tools.planning.placement.problem import Device, Goal, Problem, Solution, TierLoad
 from cascade_tools.planning.placement.solve import solve
 from cascade_tools.planning.placement.verify import verify

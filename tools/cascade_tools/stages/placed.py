@@ -16,7 +16,7 @@ import numpy as np
 
 from cascade_tools.artifacts import PlacedDevice, PlacedInstances, Placement
 from cascade_tools.errors import CheckFailed
-from cascade_tools.planning.placement.baselines import baselines
+from cascade_tools.planning.placement.baselines.baselines import baselines
 from cascade_tools.planning.placement.ceiling import ceiling_rps
 from cascade_tools.planning.placement.problem import Goal, IntArray, Problem, Solution
 from cascade_tools.planning.placement.solve import solve

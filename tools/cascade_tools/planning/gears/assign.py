@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_tools.planning.gears.rates import FloatArray
-from cascade_tools.planning.placement.program import Program
+from cascade_tools.planning.placement.programs.program import Program
 
 TIME_LIMIT_S = 5.0
 SLACK = 1e-9

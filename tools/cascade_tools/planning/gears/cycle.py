@@ -17,7 +17,7 @@ from cascade_tools.planning.gears.descent import BETTER, Descent, Descents, Plan
 from cascade_tools.planning.gears.neighbours import neighbours
 from cascade_tools.planning.gears.outcome import answer
 from cascade_tools.planning.gears.question import GearQuestion, PlannedGears
-from cascade_tools.planning.placement.infeasible import check_arithmetic
+from cascade_tools.planning.placement.causes.infeasible import check_arithmetic
 
 MOST_TRIES = 8
 

@@ -10,8 +10,8 @@ import numpy as np
 from cascade_tools.artifacts import PredictedPolicy
 from cascade_tools.planning.gears.question import GearQuestion
 from cascade_tools.planning.placement.balance import balance
-from cascade_tools.planning.placement.numbers import numbers_of
 from cascade_tools.planning.placement.problem import Problem
+from cascade_tools.planning.placement.programs.numbers import numbers_of
 
 MOST_POLICIES = 12
 

@@ -7,9 +7,9 @@ from itertools import combinations
 
 import numpy as np
 
-from cascade_tools.planning.placement.numbers import numbers_of
+from cascade_tools.planning.placement.baselines.room import fits
 from cascade_tools.planning.placement.problem import Device, IntArray, Problem
-from cascade_tools.planning.placement.room import fits
+from cascade_tools.planning.placement.programs.numbers import numbers_of
 
 Step = tuple[int, int, int]  # unit, device, instances more
 

@@ -21,10 +21,10 @@ from cascade_tools.errors import Infeasible
 from cascade_tools.planning.gears.front import with_reach
 from cascade_tools.planning.gears.neighbours import with_wanted
 from cascade_tools.planning.placement.balance import balance
-from cascade_tools.planning.placement.cells import Cells, add_cells, add_homes, served
-from cascade_tools.planning.placement.numbers import Numbers, numbers_of
 from cascade_tools.planning.placement.problem import FloatArray, Goal, IntArray, Problem
-from cascade_tools.planning.placement.program import Program
+from cascade_tools.planning.placement.programs.cells import Cells, add_cells, add_homes, served
+from cascade_tools.planning.placement.programs.numbers import Numbers, numbers_of
+from cascade_tools.planning.placement.programs.program import Program
 from cascade_tools.planning.placement.solve import solve
 
 MOST_CELLS = 1500  # units x devices x scenarios; above it the envelope has to do

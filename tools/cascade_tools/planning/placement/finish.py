@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from cascade_tools.planning.placement.balance import balance, balance_at
-from cascade_tools.planning.placement.blocks import complete
-from cascade_tools.planning.placement.numbers import Numbers, numbers_of
+from cascade_tools.planning.placement.baselines.blocks import complete
 from cascade_tools.planning.placement.problem import FloatArray, IntArray, Problem, Solution
+from cascade_tools.planning.placement.programs.numbers import Numbers, numbers_of
 
 IDLE = 1e-7
 FAINT = 100.0

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cascade_tools.planning.placement.assembly import Pattern, assemble, contents, written_out
 from cascade_tools.planning.placement.direct import Found
-from cascade_tools.planning.placement.enumeration import maximal_patterns, worth
-from cascade_tools.planning.placement.generation import (
+from cascade_tools.planning.placement.patterns.assembly import Pattern, assemble, contents, written_out
+from cascade_tools.planning.placement.patterns.enumeration import maximal_patterns, worth
+from cascade_tools.planning.placement.patterns.generation import (
     Effort,
     Generated,
     Mixture,
@@ -22,10 +22,10 @@ from cascade_tools.planning.placement.generation import (
     goods_shares,
     ordered,
 )
-from cascade_tools.planning.placement.numbers import Numbers, numbers_of
-from cascade_tools.planning.placement.pricing import Pricer, pricer, prices_of_goal, restated
+from cascade_tools.planning.placement.patterns.pricing import Pricer, pricer, prices_of_goal, restated
+from cascade_tools.planning.placement.patterns.sites import SiteKind, sites_of
 from cascade_tools.planning.placement.problem import Goal, IntArray, Problem
-from cascade_tools.planning.placement.sites import SiteKind, sites_of
+from cascade_tools.planning.placement.programs.numbers import Numbers, numbers_of
 
 FIRST_GAP = 1e-2
 ASSEMBLY_GAP = 2e-4

@@ -14,14 +14,14 @@ from dataclasses import replace
 import numpy as np
 
 from cascade_tools.errors import Infeasible
+from cascade_tools.planning.placement.causes.elastic import least_overflow, most_tiers
+from cascade_tools.planning.placement.causes.stage_counts import smallest_stage_count
 from cascade_tools.planning.placement.direct import Found, direct, host_numbers
-from cascade_tools.planning.placement.elastic import least_overflow, most_tiers
 from cascade_tools.planning.placement.finish import finish
-from cascade_tools.planning.placement.numbers import Numbers, numbers_of
-from cascade_tools.planning.placement.patterns import patterns
+from cascade_tools.planning.placement.patterns.patterns import patterns
+from cascade_tools.planning.placement.patterns.sites import sites_of
 from cascade_tools.planning.placement.problem import Goal, Problem, TierLoad
-from cascade_tools.planning.placement.sites import sites_of
-from cascade_tools.planning.placement.stage_counts import smallest_stage_count
+from cascade_tools.planning.placement.programs.numbers import Numbers, numbers_of
 
 ELASTIC_DEVICES = 64
 DIRECT_DEVICES = 16

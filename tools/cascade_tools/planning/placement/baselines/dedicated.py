@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cascade_tools.planning.placement.numbers import Numbers, numbers_of
+from cascade_tools.planning.placement.patterns.sites import SiteKind, sites_of
 from cascade_tools.planning.placement.problem import FloatArray, IntArray, Problem
-from cascade_tools.planning.placement.program import Program
-from cascade_tools.planning.placement.sites import SiteKind, sites_of
+from cascade_tools.planning.placement.programs.numbers import Numbers, numbers_of
+from cascade_tools.planning.placement.programs.program import Program
 
 LIMIT_S = 2.0
 GAP = 1e-4

@@ -8,8 +8,8 @@ from math import prod
 
 import numpy as np
 
-from cascade_tools.planning.placement.numbers import Numbers
 from cascade_tools.planning.placement.problem import FloatArray, Problem
+from cascade_tools.planning.placement.programs.numbers import Numbers
 
 Choice = tuple[int, ...]
 Score = tuple[int, float]

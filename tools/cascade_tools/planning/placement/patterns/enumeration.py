@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cascade_tools.planning.placement.numbers import Numbers
 from cascade_tools.planning.placement.problem import FloatArray, IntArray
+from cascade_tools.planning.placement.programs.numbers import Numbers
 
 MOST_PATTERNS = 3000
 MOST_STEPS = 60_000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cascade_tools.planning.placement.numbers import Numbers
 from cascade_tools.planning.placement.problem import FloatArray, IntArray
+from cascade_tools.planning.placement.programs.numbers import Numbers
 
 EXACT = 1e-9
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from cascade_tools.planning.placement.blocks import Blocks, blocks_of, complete
-from cascade_tools.planning.placement.choice import Choice, Score, best_choice, units_of
-from cascade_tools.planning.placement.numbers import Numbers, numbers_of
+from cascade_tools.planning.placement.baselines.blocks import Blocks, blocks_of, complete
+from cascade_tools.planning.placement.baselines.choice import Choice, Score, best_choice, units_of
+from cascade_tools.planning.placement.baselines.room import filled
 from cascade_tools.planning.placement.problem import IntArray, Problem
-from cascade_tools.planning.placement.room import filled
+from cascade_tools.planning.placement.programs.numbers import Numbers, numbers_of
 
 
 def full_lp(problem: Problem) -> IntArray:

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cascade_tools.planning.placement.balance import balance_groups
-from cascade_tools.planning.placement.groups import Groups, numbered
-from cascade_tools.planning.placement.numbers import Numbers
+from cascade_tools.planning.placement.patterns.sites import SiteKind, sites_of
 from cascade_tools.planning.placement.problem import FloatArray, IntArray, Problem
-from cascade_tools.planning.placement.sites import SiteKind, sites_of
+from cascade_tools.planning.placement.programs.groups import Groups, numbered
+from cascade_tools.planning.placement.programs.numbers import Numbers
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cascade_tools.planning.placement.cells import Cells, add_cells, add_homes, served
-from cascade_tools.planning.placement.numbers import Numbers
+from cascade_tools.planning.placement.patterns.sites import SiteKind
 from cascade_tools.planning.placement.problem import FloatArray, Goal, IntArray
-from cascade_tools.planning.placement.program import Program
-from cascade_tools.planning.placement.sites import SiteKind
+from cascade_tools.planning.placement.programs.cells import Cells, add_cells, add_homes, served
+from cascade_tools.planning.placement.programs.numbers import Numbers
+from cascade_tools.planning.placement.programs.program import Program
 
 
 @dataclass(frozen=True)

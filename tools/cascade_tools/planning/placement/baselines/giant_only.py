@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from cascade_tools.planning.placement.blocks import Blocks, blocks_of, complete
-from cascade_tools.planning.placement.choice import units_of, work
-from cascade_tools.planning.placement.full_lp import dealt
-from cascade_tools.planning.placement.numbers import Numbers, numbers_of
+from cascade_tools.planning.placement.baselines.blocks import Blocks, blocks_of, complete
+from cascade_tools.planning.placement.baselines.choice import units_of, work
+from cascade_tools.planning.placement.baselines.full_lp import dealt
+from cascade_tools.planning.placement.baselines.room import crowded
 from cascade_tools.planning.placement.problem import IntArray, Problem
-from cascade_tools.planning.placement.room import crowded
+from cascade_tools.planning.placement.programs.numbers import Numbers, numbers_of
 
 
 def giant_problem(problem: Problem) -> Problem:

@@ -10,12 +10,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from cascade_tools.planning.placement.blocks import Blocks, blocks_of, coarse_blocks, complete, homeless
-from cascade_tools.planning.placement.choice import by_stages, units_of
-from cascade_tools.planning.placement.full_lp import best_full
-from cascade_tools.planning.placement.numbers import Numbers, numbers_of
+from cascade_tools.planning.placement.baselines.blocks import (
+    Blocks,
+    blocks_of,
+    coarse_blocks,
+    complete,
+    homeless,
+)
+from cascade_tools.planning.placement.baselines.choice import by_stages, units_of
+from cascade_tools.planning.placement.baselines.full_lp import best_full
+from cascade_tools.planning.placement.baselines.room import EXACT, held_mib
 from cascade_tools.planning.placement.problem import FloatArray, IntArray, Problem
-from cascade_tools.planning.placement.room import EXACT, held_mib
+from cascade_tools.planning.placement.programs.numbers import Numbers, numbers_of
 
 LOTS = 24
 CELLS = 320

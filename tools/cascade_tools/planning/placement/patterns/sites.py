@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cascade_tools.planning.placement.groups import numbered
-from cascade_tools.planning.placement.numbers import Numbers
 from cascade_tools.planning.placement.problem import IntArray, Problem
+from cascade_tools.planning.placement.programs.groups import numbered
+from cascade_tools.planning.placement.programs.numbers import Numbers
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linprog
 
-from cascade_tools.planning.placement.numbers import Numbers
-from cascade_tools.planning.placement.pricing import Column, Pricer
+from cascade_tools.planning.placement.patterns.pricing import Column, Pricer
 from cascade_tools.planning.placement.problem import FloatArray, Goal, IntArray
+from cascade_tools.planning.placement.programs.numbers import Numbers
 
 CLOSE = 2e-4
 ROUNDS = 40

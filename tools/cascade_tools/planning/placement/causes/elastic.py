@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from cascade_tools.planning.placement.direct import host_numbers
-from cascade_tools.planning.placement.numbers import numbers_of
 from cascade_tools.planning.placement.problem import FloatArray, IntArray, Problem
-from cascade_tools.planning.placement.program import Program, Term
+from cascade_tools.planning.placement.programs.numbers import numbers_of
+from cascade_tools.planning.placement.programs.program import Program, Term
 
 LIMIT_S = 2.0
 PRECISION_MIB = 0.5

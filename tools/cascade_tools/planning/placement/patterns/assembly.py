@@ -18,11 +18,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import OptimizeResult
 
-from cascade_tools.planning.placement.numbers import Numbers
-from cascade_tools.planning.placement.pricing import prices_of_goal
+from cascade_tools.planning.placement.patterns.pricing import prices_of_goal
+from cascade_tools.planning.placement.patterns.sites import SiteKind
 from cascade_tools.planning.placement.problem import FloatArray, Goal, IntArray
-from cascade_tools.planning.placement.program import Program
-from cascade_tools.planning.placement.sites import SiteKind
+from cascade_tools.planning.placement.programs.numbers import Numbers
+from cascade_tools.planning.placement.programs.program import Program
 
 NO_RATE = 1e-9
 

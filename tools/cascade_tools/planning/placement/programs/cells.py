@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cascade_tools.planning.placement.numbers import Numbers
 from cascade_tools.planning.placement.problem import FloatArray, IntArray
-from cascade_tools.planning.placement.program import Program
+from cascade_tools.planning.placement.programs.numbers import Numbers
+from cascade_tools.planning.placement.programs.program import Program
 
 STRICT_SCALE = 1000.0  # rows may be off by 1e-6, and utilizations that add up to more than 1 are refused
 

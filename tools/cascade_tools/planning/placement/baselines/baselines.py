@@ -16,15 +16,15 @@ from dataclasses import replace
 import numpy as np
 
 from cascade_tools.planning.placement.balance import balance
-from cascade_tools.planning.placement.blocks import complete, homeless
-from cascade_tools.planning.placement.choice import work
-from cascade_tools.planning.placement.dedicated import dedicated
+from cascade_tools.planning.placement.baselines.blocks import complete, homeless
+from cascade_tools.planning.placement.baselines.choice import work
+from cascade_tools.planning.placement.baselines.dedicated import dedicated
+from cascade_tools.planning.placement.baselines.full_lp import full_lp
+from cascade_tools.planning.placement.baselines.giant_only import giant_only, giant_problem
+from cascade_tools.planning.placement.baselines.greedy import greedy
 from cascade_tools.planning.placement.finish import finish
-from cascade_tools.planning.placement.full_lp import full_lp
-from cascade_tools.planning.placement.giant_only import giant_only, giant_problem
-from cascade_tools.planning.placement.greedy import greedy
-from cascade_tools.planning.placement.numbers import Numbers, numbers_of
 from cascade_tools.planning.placement.problem import FloatArray, IntArray, Problem, Solution
+from cascade_tools.planning.placement.programs.numbers import Numbers, numbers_of
 
 NO_BOUND = float("nan")
 STATUS = "baseline"
