@@ -1,5 +1,5 @@
 # Every target uses .venv in this folder and makes it if it is missing.
-.PHONY: help setup demo check test gpu bench-search bench-guarantee bench-drift bench-router bench-where bench-trigger bench-profile bench-place chaos soak format clean
+.PHONY: help setup demo check test gpu bench-search bench-guarantee bench-drift bench-router bench-where bench-trigger bench-profile bench-simulator bench-gears validate-simulator paper bench-place chaos soak format clean
 .DEFAULT_GOAL := help
 
 help: ## What there is to make
@@ -48,13 +48,28 @@ bench-trigger: setup ## The batch trigger beside the fast shape (two minutes)
 	scripts/perf-analyzer
 	.venv/bin/python -m benchmarks.trigger
 
-bench-profile: setup ## Tiers profiled in process and through Triton: do both agree? (about 8 minutes)
+bench-profile: setup ## Tiers profiled in process and through Triton: do both agree? (about 15 minutes)
 	.venv/bin/cascade-tools run ensembles/digits
 	scripts/perf-analyzer
 	.venv/bin/python -m benchmarks.profile
 
+bench-simulator: setup ## How fast the simulator is, on one core (half a minute)
+	.venv/bin/python -m benchmarks.simulator
+
+paper: setup ## The papers' own experiments: build/paper.json and docs/paper.md (at most 20 minutes)
+	.venv/bin/cascade-tools run ensembles/digits
+	.venv/bin/python -m benchmarks.paper
+
 bench-place: setup ## Placements of 8 to 10,000 GPUs beside simpler ones: rate, gap, seconds (about 10 minutes)
 	.venv/bin/python -m benchmarks.placement
+
+bench-gears: setup ## Do gears pay? Bursts of three times what the giant holds (about 8 minutes)
+	.venv/bin/cascade-tools run ensembles/digits
+	.venv/bin/python -m benchmarks.gears
+
+validate-simulator: setup ## The simulator held against the real server, pair by pair (at most 30 minutes)
+	.venv/bin/cascade-tools run ensembles/digits
+	.venv/bin/python -m benchmarks.validate_simulator
 
 chaos: setup ## Twelve faults under load: is every request answered once, and rightly? (at most 12 minutes)
 	.venv/bin/python -m benchmarks.chaos

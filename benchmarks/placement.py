@@ -91,7 +91,7 @@ CASES = {
 def measured(case: Case) -> dict[str, Any]:
     """One case, in this process."""
     from benchmarks.clusters import problem
-    from cascade_tools.planning.placement.baselines import baselines
+    from cascade_tools.planning.placement.baselines.baselines import baselines
     from cascade_tools.planning.placement.problem import Goal
     from cascade_tools.planning.placement.solve import solve
     from cascade_tools.planning.placement.verify import verify

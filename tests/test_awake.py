@@ -68,3 +68,23 @@ def test_the_loops_end_with_a_process_that_is_killed() -> None:
         holder.send_signal(signal.SIGKILL)
     _, alive = psutil.wait_procs(loops, timeout=20.0)
     assert not alive
+
+
+AUTOGROUP = Path("/proc/self/autogroup")
+
+
+@pytest.mark.skipif(
+    not AUTOGROUP.exists() or not EXPECTED, reason="this kernel groups no processes by session"
+)
+def test_their_sessions_have_the_least_weight() -> None:
+    before = set(psutil.Process().children())
+    with awake_cores():
+        loops = [child for child in psutil.Process().children() if child not in before]
+        deadline = time.monotonic() + 20.0
+        while not all("nice 19" in group_of(loop) for loop in loops) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert all("nice 19" in group_of(loop) for loop in loops)
+
+
+def group_of(process: psutil.Process) -> str:
+    return Path(f"/proc/{process.pid}/autogroup").read_text()

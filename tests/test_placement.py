@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,6 @@ from cascade_tools.planning.placement.problem import Device, Goal, Problem, Tier
 from cascade_tools.planning.placement.solve import solve
 from cascade_tools.planning.placement.transfers import transfers_per_row
 from cascade_tools.planning.placement.verify import verify
-from cascade_tools.stages.placed import solver_output_on_stderr
 from tests.placements import vit, whole
 
 KINDS = ("old", "new")
@@ -190,12 +188,3 @@ def test_the_same_problem_has_the_same_answer() -> None:
     first, second = solve(problem), solve(problem)
     assert (first.count == second.count).all()
     assert first.rate_rps == second.rate_rps
-
-
-def test_what_the_solver_prints_does_not_reach_stdout(capfd: pytest.CaptureFixture[str]) -> None:
-    with solver_output_on_stderr():
-        solve(vit(2))
-        os.write(1, b"printed meanwhile")  # as HiGHS does
-    printed = capfd.readouterr()
-    assert printed.out == ""
-    assert "printed meanwhile" in printed.err

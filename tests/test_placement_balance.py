@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cascade_tools.planning.placement.balance import balance, balance_at
-from cascade_tools.planning.placement.groups import grouped
 from cascade_tools.planning.placement.problem import Device, Problem, TierLoad, Variant
+from cascade_tools.planning.placement.programs.groups import grouped
 from cascade_tools.planning.placement.recount import highest_rate
 from tests.placements import VIT, random_problem, vit, whole
 

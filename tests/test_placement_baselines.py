@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascade_tools.errors import Infeasible
-from cascade_tools.planning.placement.baselines import baselines
-from cascade_tools.planning.placement.full_lp import full_lp
+from cascade_tools.planning.placement.baselines.baselines import baselines
+from cascade_tools.planning.placement.baselines.full_lp import full_lp
 from cascade_tools.planning.placement.problem import Device, Goal, Problem, Solution, TierLoad
 from cascade_tools.planning.placement.solve import solve
 from cascade_tools.planning.placement.verify import verify
@@ -88,6 +88,17 @@ def test_given_limits_hold_for_baselines():
     assert [name for name in FLOORS if found[name] is not None] == []
     once = replace(problem, tiers=tuple(replace(tier, instances=1) for tier in problem.tiers))
     check(once, baselines(once))
+
+
+@pytest.mark.parametrize("reach", [0.0, 1e-12, 1e-9, 1e-6])
+@pytest.mark.parametrize("closure", ["pool", "host"])
+def test_a_tier_that_hardly_anybody_asks_keeps_a_home(reach, closure):
+    problem = replace(vit(4), closure=closure, devices=tuple(Device("gpu", 24_000, g // 2) for g in range(4)))
+    rare = replace(problem, tiers=(*problem.tiers[:-1], replace(problem.tiers[-1], reach=reach)))
+    found = baselines(rare)
+    check(rare, found)
+    assert found["full_lp"] is not None
+    assert verify(rare, solve(rare, time_limit_s=2.0)) == []
 
 
 def test_at_a_rate_fewer_devices_do():

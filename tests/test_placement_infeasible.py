@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cascade_tools.errors import Infeasible
+from cascade_tools.planning.placement.causes.stage_counts import smallest_stage_count
 from cascade_tools.planning.placement.problem import Device, Goal, Problem, TierLoad, Variant
 from cascade_tools.planning.placement.solve import solve
-from cascade_tools.planning.placement.stage_counts import smallest_stage_count
 from tests.placements import vit, whole
 
 

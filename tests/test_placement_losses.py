@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cascade_tools.planning.placement.balance import balance
-from cascade_tools.planning.placement.blocks import complete
+from cascade_tools.planning.placement.baselines.blocks import complete
 from cascade_tools.planning.placement.losses import losses
 from cascade_tools.planning.placement.problem import (
     Device,

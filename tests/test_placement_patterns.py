@@ -7,16 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cascade_tools.planning.placement.assembly import contents, written_out
 from cascade_tools.planning.placement.direct import direct
-from cascade_tools.planning.placement.enumeration import maximal_patterns, worth
 from cascade_tools.planning.placement.finish import finish
-from cascade_tools.planning.placement.generation import Effort, Pool, generate
-from cascade_tools.planning.placement.numbers import numbers_of
-from cascade_tools.planning.placement.patterns import patterns
-from cascade_tools.planning.placement.pricing import pricer
+from cascade_tools.planning.placement.patterns.assembly import contents, written_out
+from cascade_tools.planning.placement.patterns.enumeration import maximal_patterns, worth
+from cascade_tools.planning.placement.patterns.generation import Effort, Pool, generate
+from cascade_tools.planning.placement.patterns.patterns import patterns
+from cascade_tools.planning.placement.patterns.pricing import pricer
+from cascade_tools.planning.placement.patterns.sites import sites_of
 from cascade_tools.planning.placement.problem import Device, Goal, Problem, Solution
-from cascade_tools.planning.placement.sites import sites_of
+from cascade_tools.planning.placement.programs.numbers import numbers_of
 from cascade_tools.planning.placement.solve import solve
 from cascade_tools.planning.placement.verify import verify
 from tests.placements import at_rate, full_columns, random_problem, vit

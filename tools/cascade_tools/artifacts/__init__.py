@@ -30,9 +30,12 @@ from cascade_tools.artifacts.exported import (
 from cascade_tools.artifacts.gear_plan import (
     FallbackGears,
     Gear,
+    GearForecast,
     GearPlan,
     Hysteresis,
     LadderTier,
+    PlannedRates,
+    PlannedService,
     RouterLimits,
 )
 from cascade_tools.artifacts.placement import Lost, PlacedDevice, PlacedInstances, Placement
@@ -54,6 +57,7 @@ from cascade_tools.artifacts.profile import (
     Origin,
     Profile,
     ProfilePoint,
+    RouterCost,
     TimedBy,
     UtilizationBy,
 )
@@ -80,6 +84,7 @@ __all__ = [
     "FloatArray",
     "Frontier",
     "Gear",
+    "GearForecast",
     "GearPlan",
     "HalfPrecision",
     "Hop",
@@ -94,6 +99,8 @@ __all__ = [
     "PlacedDevice",
     "PlacedInstances",
     "Placement",
+    "PlannedRates",
+    "PlannedService",
     "PolicyTable",
     "PredictedPolicy",
     "Profile",
@@ -102,6 +109,7 @@ __all__ = [
     "Reliability",
     "ReliabilityBin",
     "Route",
+    "RouterCost",
     "RouterLimits",
     "RoutingPolicy",
     "Score",

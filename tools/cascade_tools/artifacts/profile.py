@@ -91,6 +91,26 @@ class Hop(Value):
     origin: Origin
 
 
+class RouterCost(Value):
+    """What the embedded server spends on a request beside the tiers and the calls of them, in ms.
+
+    Attributes:
+        front_ms: latency of client, network and front end.
+        front_cpu_ms: CPU time of a request outside the router's `execute`; without the client's.
+        batch_ms: that the router is busy with a batch of its own, and `row_ms` with each row of it.
+        hand_off_ms: that handing rows to a thread and one late answer add to the latency of a call.
+        late_row_ms: that each further late answer of the same rows takes.
+    """
+
+    front_ms: float = Field(ge=0.0)
+    front_cpu_ms: float = Field(ge=0.0)
+    batch_ms: float = Field(ge=0.0)
+    row_ms: float = Field(ge=0.0)
+    hand_off_ms: float = Field(ge=0.0)
+    late_row_ms: float = Field(ge=0.0)
+    origin: Origin
+
+
 class AskCost(NamedTuple):
     """What asking one tier costs beside its own work: latency and CPU time of one call."""
 
@@ -99,9 +119,10 @@ class AskCost(NamedTuple):
 
 
 class Profile(Artifact):
-    """All points, and the machine they come from; `hop` is None where no server could be started.
+    """All points, and the machine they come from.
 
     Attributes:
+        hop: None where no server could be started; `router` likewise.
         instances: of the adopted tiers, which no placement changes.
         idle_watts: of each device type whose meter could be read: what it draws without work.
         energy_meter: the name of the meter behind `energy_origin: measured`; None without one.
@@ -112,6 +133,7 @@ class Profile(Artifact):
     environment: dict[str, str]
     points: tuple[ProfilePoint, ...]
     hop: Hop | None
+    router: RouterCost | None = None
     instances: dict[str, int] = Field(default_factory=dict)
     idle_watts: dict[str, float] = Field(default_factory=dict)
     energy_meter: str | None = None

@@ -9,7 +9,20 @@ import typer
 from rich.console import Console
 
 from cascade_tools import __version__
-from cascade_tools.cli import bench, drift, machine, place, plan, policy, profile, serve, start
+from cascade_tools.cli import (
+    bench,
+    drift,
+    machine,
+    place,
+    plan,
+    policy,
+    profile,
+    replay,
+    serve,
+    simulate,
+    start,
+    watch,
+)
 from cascade_tools.cli.output import show_json, show_line
 from cascade_tools.errors import CascadeError, Infeasible
 
@@ -41,7 +54,7 @@ def _options(
     """Cascades of models on NVIDIA Triton: most requests are answered by a small model."""
 
 
-for module in (start, plan, place, profile, policy, drift, serve, bench, machine):
+for module in (start, plan, place, profile, policy, drift, serve, watch, bench, replay, simulate, machine):
     module.register(app)
 
 

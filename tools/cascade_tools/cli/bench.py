@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cascade_tools.cli.options import BUILD, AsJson, BuildDir, Folder, open_workspace
-from cascade_tools.cli.output import show_json, show_line, show_table, show_warning
-from cascade_tools.errors import ArtifactError, UsageError
+from cascade_tools.cli.output import show_json, show_line, show_table
+from cascade_tools.cli.servers import METRICS_PORT, served
+from cascade_tools.errors import UsageError
 
 if TYPE_CHECKING:
     from cascade_tools.stages.bench import BenchReport, TierLoad
-    from cascade_tools.store import Workspace
 
-METRICS_PORT = 8002
 MOST_CLIENTS = 1024
 
 
@@ -49,12 +48,12 @@ def bench(
     from cascade_tools.stages.progress import stderr_reporter
 
     counts = _counts(clients)
-    if metrics_url is not None and url is None:
-        raise UsageError("--metrics-url: belongs to --url, the address of a running server")
     work = open_workspace(folder, build_dir)
     with ExitStack() as stack:
-        grpc_url, metrics = _addresses(stack, work, url, metrics_url)
-        report = measure(work, grpc_url, metrics, counts, seconds, hard_share, stderr_reporter().say)
+        at = served(stack, work, url, metrics_url)
+        report = measure(
+            work, at.grpc_url, at.metrics_url, counts, seconds, hard_share, stderr_reporter().say
+        )
     mix = "the data's own mix" if report.hard_share is None else f"{report.hard_share:.1%} hard"
     name = work.cascade.name
     tiers = [tier.tier for tier in report.table[0].tiers]
@@ -79,29 +78,6 @@ def bench(
     show_line(f"  {_energy_words(report)}")
     if as_json:
         show_json({"model": name, **asdict(report)})
-
-
-def _addresses(
-    stack: ExitStack, work: Workspace, url: str | None, metrics_url: str | None
-) -> tuple[str, str]:
-    """The server's addresses of gRPC and of its metrics; one is started if none is named."""
-    from cascade_tools.serving.adopted import adopted_to_serve
-    from cascade_tools.serving.embedded import embedded_triton
-    from cascade_tools.serving.infer import check_address
-    from cascade_tools.stages.build_repo import repository_root
-    from cascade_tools.stages.pipeline import status
-    from cascade_tools.stages.progress import stderr_reporter
-
-    if url is not None:
-        check_address(url)
-        return url, metrics_url or f"http://{url.rpartition(':')[0]}:{METRICS_PORT}/metrics"
-    repository = repository_root(work, "embedded") / "current"
-    if not repository.is_dir():
-        raise ArtifactError(f"{repository}: no repository is built there", f"run `{work.command('run')}`")
-    if status(work, "embedded", stderr_reporter())["build-repo"] == "stale":
-        show_warning(f"the repository is behind what it was made from; run `{work.command('run')}`")
-    server = stack.enter_context(embedded_triton(repository, adopted=adopted_to_serve(work.cascade)))
-    return server.grpc_url, server.metrics_url
 
 
 def _counts(text: str) -> list[int]:

@@ -201,38 +201,12 @@ def _show_stages(tier: str, cut: Partition) -> None:
 def gears(folder: Folder, build_dir: BuildDir = BUILD, as_json: AsJson = False) -> None:
     """Choose the policies that serve low and high arrival rates."""
     from cascade_tools.artifacts import GearPlan
+    from cascade_tools.cli.gear_tables import show_gears
     from cascade_tools.stages.gears import GEARS_FILE
 
     work = _run("gears", folder, build_dir)
     made = work.load(GEARS_FILE, GearPlan, "gears")
-    show_table(
-        "Gears",
-        ["gear", "up to rows/s", "tiers", "accuracy", f"cost, {made.cost_unit}"],
-        [
-            [
-                str(number),
-                "any" if gear.up_to_rps is None else f"{gear.up_to_rps:,.0f}",
-                " > ".join(gear.policy.tiers),
-                f"{gear.predicted_accuracy:.4f}",
-                f"{gear.predicted_cost:.4f}",
-            ]
-            for number, gear in enumerate(made.gears)
-        ],
-    )
-    show_table(
-        "While a tier is broken (nothing is promised then)",
-        ["without", "tiers", "accuracy", f"cost, {made.cost_unit}"],
-        [
-            [
-                ", ".join(fallback.without),
-                " > ".join(gear.policy.tiers),
-                f"{gear.predicted_accuracy:.4f}",
-                f"{gear.predicted_cost:.4f}",
-            ]
-            for fallback in made.fallbacks
-            for gear in fallback.gears
-        ],
-    )
+    show_gears(made)
     if as_json:
         show_json(made.model_dump(mode="json"))
 

@@ -33,3 +33,18 @@ def find_gpus() -> tuple[Gpu, ...]:
         return tuple(found)
     finally:
         pynvml.nvmlShutdown()
+
+
+def gpu_ids() -> tuple[str, ...]:
+    """The ids of the same, as Triton's metrics page names them; none where there is no driver."""
+    import pynvml
+
+    try:
+        handles = open_gpus(None)
+    except EnvironmentLacks:
+        return ()
+    try:
+        found = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
+        return tuple(uuid if isinstance(uuid, str) else uuid.decode() for uuid in found)
+    finally:
+        pynvml.nvmlShutdown()

@@ -18,12 +18,14 @@ import numpy.typing as npt
 import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
-from cascade_tools.artifacts import Hop
+from cascade_tools.artifacts import Hop, RouterCost
 from cascade_tools.errors import CascadeError
 from cascade_tools.repository import place
 from cascade_tools.repository.render import hop_files
 from cascade_tools.serving.embedded import Server, embedded_triton
 from cascade_tools.serving.local_step import measure_local_step_ms
+from cascade_tools.serving.router_cost import measure_router
+from cascade_tools.serving.router_files import idle_files
 
 CALLS = 500
 PASSES = 3
@@ -31,14 +33,22 @@ THREADS = 8
 
 
 def measure_hop() -> Hop:
-    """Start the embedded server with a caller and a model that does nothing, and time the calls.
+    """What a hop costs, without the router's own costs; see `measure_hop_and_router`."""
+    return measure_hop_and_router(router=False)[0]
+
+
+def measure_hop_and_router(*, router: bool = True) -> tuple[Hop, RouterCost | None]:
+    """Start the embedded server with models that do nothing, and time calls and requests.
+
+    Args:
+        router: its costs are wanted, too.
 
     Raises:
         EnvironmentLacks: the embedded server does not run here.
         CascadeError: a call failed.
     """
     with tempfile.TemporaryDirectory(prefix="cascade-hop-") as folder:
-        files = hop_files()
+        files: dict[str, place.Content] = {**hop_files(), **(idle_files() if router else {})}
         repository = place.put(Path(folder), files, place.make_manifest("hop", "embedded", files))
         with (
             embedded_triton(repository) as server,
@@ -51,12 +61,13 @@ def measure_hop() -> Hop:
                 before = _cpu_s(server)
                 _call(client, THREADS)
                 spent_s.append(_cpu_s(server) - before)
-    return Hop(
-        latency_ms=1000.0 * float(np.median(alone)),
-        cpu_ms=1000.0 * float(np.median(spent_s)) / CALLS,
-        step_ms=measure_local_step_ms(),
-        origin="measured",
-    )
+            hop = Hop(
+                latency_ms=1000.0 * float(np.median(alone)),
+                cpu_ms=1000.0 * float(np.median(spent_s)) / CALLS,
+                step_ms=measure_local_step_ms(),
+                origin="measured",
+            )
+            return hop, measure_router(server, hop) if router else None
 
 
 def _cpu_s(server: Server) -> float:

@@ -160,14 +160,14 @@ async def _send_all(job: Job, rows: dict[str, npt.NDArray[Any]]) -> dict[str, An
                         values = answer.as_numpy(name)[0]
                         answers[name][row] = values if len(values) > 1 else values[0]
 
-        cpu_before, start = _cpu_s(), time.perf_counter()
+        cpu_before, start = cpu_s(), time.perf_counter()
         await asyncio.gather(*[one_client() for _ in range(job.clients)])
-        wall_s, cpu_s = time.perf_counter() - start, _cpu_s() - cpu_before
+        wall_s, spent_s = time.perf_counter() - start, cpu_s() - cpu_before
     return {
         **{name: np.array(values) for name, values in answers.items()},
         "latency_ms": latency_ms,
         "wall_s": wall_s,
-        "client_cpu_s": cpu_s,
+        "client_cpu_s": spent_s,
     }
 
 
@@ -181,7 +181,8 @@ def row_request(datatypes: dict[str, str], rows: dict[str, npt.NDArray[Any]], ro
     return tensors
 
 
-def _cpu_s() -> float:
+def cpu_s() -> float:
+    """CPU time that this process has used so far."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 

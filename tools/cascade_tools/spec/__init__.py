@@ -14,6 +14,7 @@ from cascade_tools.spec.names import ADDRESS, LARGEST_PORT, Name
 from cascade_tools.spec.placement import PlacementChoice
 from cascade_tools.spec.problem import ProblemFile, ProblemTier, RateGoal, load_problem
 from cascade_tools.spec.profiling import MOST_INSTANCES, ProfileChoice
+from cascade_tools.spec.rates import Histogram, Rates, Slo
 from cascade_tools.spec.tiers import SOURCES, Format, Gives, Source, Tier, TritonModels, stage_models
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Format",
     "Gears",
     "Gives",
+    "Histogram",
     "Name",
     "Objective",
     "PlacementChoice",
@@ -39,7 +41,9 @@ __all__ = [
     "ProblemTier",
     "ProfileChoice",
     "RateGoal",
+    "Rates",
     "Serving",
+    "Slo",
     "Source",
     "Splits",
     "Tier",

@@ -7,6 +7,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from cascade_tools.spec.base import Spec
+from cascade_tools.spec.rates import Rates, Slo
+
+FOUND_WITH_SLO = ("count", "reserve", "batch_trigger")  # what the plan finds by itself then
 
 
 class Objective(Spec):
@@ -52,14 +55,37 @@ class BatchTrigger(Spec):
 class Gears(Spec):
     """Policies for low and high arrival rates.
 
+    Without `slo` all gears keep the accuracy allowance and differ by a reserve of it. With `slo` they are
+    planned for `rates`: see `docs/gears.md`.
+
     Attributes:
         count: how many; policies that coincide are merged.
         reserve: share of the points that the last gear loses, which the first does not.
         target_busy_share: how busy the devices may be before the next gear takes over.
         batch_trigger: of the last gear, which serves the highest rates; the others do not wait.
+        slo: what is kept at the planned rates.
+        rates: the planned rates, which `watch` compares with what arrives.
+        within_allowance: with `slo`: no gear loses more accuracy than the objective allows; false takes
+            any policy of the frontier, and nothing is promised of its accuracy.
     """
 
     count: int = Field(default=2, ge=1, le=16)
     reserve: float = Field(default=0.1, ge=0.0, le=1.0)
     target_busy_share: float = Field(default=0.8, gt=0.0, le=1.0)
     batch_trigger: BatchTrigger = BatchTrigger()
+    slo: Slo | None = None
+    rates: Rates | None = None
+    within_allowance: bool = True
+
+    @model_validator(mode="after")
+    def _slo_and_rates_go_together(self) -> Gears:
+        if self.slo is None:
+            if not self.within_allowance:
+                raise ValueError("within_allowance: is for gears with 'slo'; the others keep the allowance")
+            return self
+        if self.rates is None:
+            raise ValueError("rates: needed with 'slo', such as `rates: {max_rps: 500}`")
+        given = [name for name in FOUND_WITH_SLO if name in self.model_fields_set]
+        if given:
+            raise ValueError(f"{given[0]}: with 'slo' the plan finds it; remove it")
+        return self

@@ -115,7 +115,15 @@ def _devices(cascade: Cascade) -> dict[str, str]:
 
 def _devices_and_rules(cascade: Cascade) -> dict[str, str]:
     given = {} if cascade.has_models else {"reach": digest_value(*(tier.reach for tier in cascade.tiers))}
-    return {**_devices(cascade), **given, **_sections("placement")(cascade)}
+    # Where the gears are planned for an SLO, so is the placement.
+    slo = {} if cascade.gears.slo is None else {**_gears(cascade), **_sections("serving")(cascade)}
+    return {**_devices(cascade), **given, **slo, **_sections("placement")(cascade)}
+
+
+def _gears(cascade: Cascade) -> dict[str, str]:
+    trace = None if cascade.gears.rates is None else cascade.gears.rates.trace
+    read = {} if trace is None else {"trace": digest_file(cascade.folder / trace)}
+    return {**_sections("gears")(cascade), **read}
 
 
 def _machine_and_devices(cascade: Cascade) -> dict[str, str]:
@@ -173,7 +181,8 @@ STAGES = (
         (GEARS_FILE,),
         (CALIBRATION_FILE, SCORES_FILE, EXPORTED_FILE, PROFILE_FILE, POLICY_FILE, PLACEMENT_FILE),
         lambda cascade: {
-            **_sections("gears", "serving", "objective", "name")(cascade),
+            **_gears(cascade),
+            **_sections("serving", "objective", "name")(cascade),
             **_devices(cascade),
         },
         gears,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ import numpy as np
 
 from cascade_tools.artifacts import PlacedDevice, PlacedInstances, Placement
 from cascade_tools.errors import CheckFailed
-from cascade_tools.planning.placement.baselines import baselines
+from cascade_tools.planning.placement.baselines.baselines import baselines
 from cascade_tools.planning.placement.ceiling import ceiling_rps
 from cascade_tools.planning.placement.problem import Goal, IntArray, Problem, Solution
 from cascade_tools.planning.placement.solve import solve
@@ -90,6 +91,7 @@ def solver_output_on_stderr() -> Iterator[None]:
     try:
         yield
     finally:
+        ctypes.CDLL(None).fflush(None)  # a pipe gets what C has buffered only then
         os.dup2(kept, 1)
         os.close(kept)
 
@@ -132,7 +134,7 @@ def placement_of(
         energy_j=energy_per_row(problem, solution),
         giant_energy_j=None if found.giant_alone is None else energy_per_row(problem, found.giant_alone),
         devices=_devices(problem, solution, devices),
-        instances=_instances(problem, solution, left_out),
+        instances=instances_of(problem, solution, left_out),
         losses=what_is_left(problem, solution, left_out),
     )
 
@@ -192,7 +194,8 @@ def _devices(problem: Problem, solution: Solution, named: Sequence[Named]) -> tu
     return tuple(found)
 
 
-def _instances(problem: Problem, solution: Solution, left_out: str) -> tuple[PlacedInstances, ...]:
+def instances_of(problem: Problem, solution: Solution, left_out: str) -> tuple[PlacedInstances, ...]:
+    """The instances of an answer, without those of one load."""
     found = []
     for u, g in np.argwhere(solution.count > 0).tolist():
         unit = problem.units[u]

@@ -17,14 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cascade_tools.artifacts import Calibration, Exported, ExportedTier, Hop, Profile, ProfilePoint
+from cascade_tools.artifacts import (
+    Calibration,
+    Exported,
+    ExportedTier,
+    Hop,
+    Profile,
+    ProfilePoint,
+    RouterCost,
+)
 from cascade_tools.errors import CascadeError, EnvironmentLacks, UsageError
 from cascade_tools.machine.facts import machine
 from cascade_tools.models.usercode import Rows, load_rows
 from cascade_tools.repository.profiling import TierLimits, profiling_files
 from cascade_tools.serving.adopted import adopted_models
 from cascade_tools.serving.again import again_if_it_stood_still
-from cascade_tools.serving.hop import measure_hop
+from cascade_tools.serving.hop import measure_hop_and_router
 from cascade_tools.serving.perf_analyzer import find_perf_analyzer
 from cascade_tools.serving.tier_server import tier_server
 from cascade_tools.serving.triton_wheel import find_triton
@@ -128,7 +136,7 @@ def profile(
     # The search counts with a tier's first device, so their order is that of the device file.
     order = [group.type for group in load_devices(cascade).devices]
     points.sort(key=lambda p: (cascade.tier_names.index(p.tier), order.index(p.device), p.instances, p.batch))
-    hop = _hop(report)
+    hop, router = _hop(report)
     with readable_disk_errors(work.build):
         work.save(
             PROFILE_FILE,
@@ -138,6 +146,7 @@ def profile(
                 environment=machine(),
                 points=tuple(points),
                 hop=hop,
+                router=router,
                 instances={t.tier: t.instances for t in task.calibration.adopted if t.instances},
                 idle_watts=idle_watts,
                 energy_meter=", ".join(names) or None,
@@ -284,12 +293,12 @@ def _adopted(task: _Task, device: DeviceGroup, meters: Metering) -> list[Profile
     return points
 
 
-def _hop(report: Reporter) -> Hop | None:
-    """The cost of a call between models, where the embedded server runs."""
+def _hop(report: Reporter) -> tuple[Hop | None, RouterCost | None]:
+    """The cost of a call between models, and of the router, where the embedded server runs."""
     try:
         find_triton()
     except EnvironmentLacks as error:
         report.say(f"  hops count as free: {error.message}")
-        return None
-    report.say("  calls between models on the embedded Triton")
-    return again_if_it_stood_still(measure_hop, report.say)
+        return None, None
+    report.say("  calls between models on the embedded Triton, and its router")
+    return again_if_it_stood_still(measure_hop_and_router, report.say)

@@ -20,8 +20,8 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import OptimizeResult, linprog
 
-from cascade_tools.planning.placement.groups import Groups, Table, grouped, numbered, table
 from cascade_tools.planning.placement.problem import FloatArray, IntArray, Problem
+from cascade_tools.planning.placement.programs.groups import Groups, Table, grouped, numbered, table
 
 
 class _Cells(NamedTuple):

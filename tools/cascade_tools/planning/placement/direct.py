@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cascade_tools.planning.placement.cells import Cells, add_cells, add_homes, power_w, served
-from cascade_tools.planning.placement.numbers import Numbers, numbers_of
 from cascade_tools.planning.placement.problem import FloatArray, IntArray, Problem
-from cascade_tools.planning.placement.program import STATUS, Program, Term
+from cascade_tools.planning.placement.programs.cells import Cells, add_cells, add_homes, power_w, served
+from cascade_tools.planning.placement.programs.numbers import Numbers, numbers_of
+from cascade_tools.planning.placement.programs.program import STATUS, Program, Term
 
 KEEP_RATE = 1.0 - 1e-7
 EXACT_CELLS = 100

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from cascade_tools.planning.placement.balance import balance, balance_at
-from cascade_tools.planning.placement.numbers import Numbers, numbers_of
+from cascade_tools.planning.placement.baselines.blocks import complete
 from cascade_tools.planning.placement.problem import FloatArray, IntArray, Problem, Solution
+from cascade_tools.planning.placement.programs.numbers import Numbers, numbers_of
 
 IDLE = 1e-7
+FAINT = 100.0
 
 
 def finish(problem: Problem, count: IntArray, bound: float, status: str, method: str) -> Solution | None:
@@ -54,14 +56,15 @@ def trimmed(problem: Problem, numbers: Numbers, count: IntArray, busy: FloatArra
     needed = np.ceil(busy - IDLE * np.minimum(most, 1.0)[numbers.tier][:, None]).astype(np.int64)
     if problem.at_least is not None:
         needed = np.maximum(needed, problem.at_least)
-    for i, reach in enumerate(numbers.reach.tolist()):
-        if reach <= 0.0:
-            needed[numbers.tier == i] = count[numbers.tier == i]
+    for i in range(len(problem.tiers)):
+        mine = numbers.tier == i
+        if busy[mine].max(initial=0.0) <= FAINT * IDLE:  # hardly ever asked, or never: it stays
+            needed[mine] = count[mine]
     needed = np.minimum(needed, count)
+    host = np.unique([device.host for device in problem.devices], return_inverse=True)[1]
     if numbers.per_host:  # a host that serves nothing is not in use
-        host = np.unique([device.host for device in problem.devices], return_inverse=True)[1]
         needed[:, np.bincount(host, busy.sum(axis=0))[host] <= IDLE] = 0
-    return needed
+    return complete(problem, needed, host)
 
 
 def _load(problem: Problem, count: IntArray) -> tuple[float, FloatArray] | None:

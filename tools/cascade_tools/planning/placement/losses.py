@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 
 from cascade_tools.planning.placement.balance import balance_groups, balance_groups_at
-from cascade_tools.planning.placement.blocks import complete
-from cascade_tools.planning.placement.groups import Groups, grouped, hosts_that_matter, table
+from cascade_tools.planning.placement.baselines.blocks import complete
 from cascade_tools.planning.placement.problem import FloatArray, IntArray, Problem, Solution
+from cascade_tools.planning.placement.programs.groups import Groups, grouped, hosts_that_matter, table
 
 ReachWithout = Callable[[tuple[int, ...]], Sequence[float] | None]
 

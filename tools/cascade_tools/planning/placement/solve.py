@@ -6,11 +6,11 @@ import math
 from dataclasses import replace
 
 from cascade_tools.errors import CheckFailed
-from cascade_tools.planning.placement.baselines import baselines
+from cascade_tools.planning.placement.baselines.baselines import baselines
+from cascade_tools.planning.placement.causes.infeasible import check_arithmetic, explain
 from cascade_tools.planning.placement.direct import Found, direct
 from cascade_tools.planning.placement.finish import best_bound, finish
-from cascade_tools.planning.placement.infeasible import check_arithmetic, explain
-from cascade_tools.planning.placement.patterns import patterns
+from cascade_tools.planning.placement.patterns.patterns import patterns
 from cascade_tools.planning.placement.problem import Problem, Solution
 from cascade_tools.planning.placement.tidy import tidy
 from cascade_tools.planning.placement.verify import verify

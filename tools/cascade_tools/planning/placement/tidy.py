@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from cascade_tools.planning.placement.cells import Cells
+from cascade_tools.planning.placement.baselines.room import over
 from cascade_tools.planning.placement.direct import KEEP_RATE, Whole, build, goal_cost
 from cascade_tools.planning.placement.finish import finish
-from cascade_tools.planning.placement.numbers import Numbers, numbers_of
 from cascade_tools.planning.placement.problem import FloatArray, IntArray, Problem, Solution
-from cascade_tools.planning.placement.room import over
+from cascade_tools.planning.placement.programs.cells import Cells
+from cascade_tools.planning.placement.programs.numbers import Numbers, numbers_of
 from cascade_tools.planning.placement.transfers import fewest_transfers, transfers_per_row
 
 TIDY_DEVICES = 16

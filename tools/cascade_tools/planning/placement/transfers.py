@@ -13,12 +13,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from cascade_tools.planning.placement.assembly import Loads, add_loads, contents, keep_up, running_cost
 from cascade_tools.planning.placement.finish import counted
-from cascade_tools.planning.placement.numbers import Numbers, numbers_of
+from cascade_tools.planning.placement.patterns.assembly import (
+    Loads,
+    add_loads,
+    contents,
+    keep_up,
+    running_cost,
+)
+from cascade_tools.planning.placement.patterns.sites import sites_of
 from cascade_tools.planning.placement.problem import FloatArray, IntArray, Problem, Solution
-from cascade_tools.planning.placement.program import Program
-from cascade_tools.planning.placement.sites import sites_of
+from cascade_tools.planning.placement.programs.numbers import Numbers, numbers_of
+from cascade_tools.planning.placement.programs.program import Program
 
 SLACK = 1e-8
 LIMIT_S = 2.0

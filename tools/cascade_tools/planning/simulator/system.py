@@ -19,7 +19,7 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ServiceTime:
-    """One instance's work on one device type, by batch size: position b - 1 holds a batch of b rows.
+    """One instance's work on one type of device, by batch size: position b - 1 holds a batch of b rows.
 
     Attributes:
         time_ms: float64 [max_batch], without contention.
@@ -51,13 +51,18 @@ class SimTier:
     """One tier of the full ladder.
 
     Attributes:
-        service: of one stage's instance, by device type.
+        service: of one instance of the whole tier, by device type.
         instances: per stage, the device of every instance; one stage where the tier is whole.
+        stage_shares: per stage, its part of the time and energy of `service`; empty for equal parts.
         ask_ms: latency that a call of it adds beside its own work; 0 for a local one.
         ask_cpu_ms: CPU time of router and server for one call.
-        local: it runs in the router's process, one batch at a time.
+        local: it runs in the router's process, where the rows of one call are one batch.
         preferred: batch sizes that Triton sends at once; empty for whatever waits.
-        queue_delay_ms: how long Triton lets rows wait for a preferred batch.
+        queue_delay_ms: how long Triton lets rows wait for a preferred batch (without preferred sizes, for a
+            full one).
+        planned_ms: of one row in the gear plan, by which the router decides where a tier is asked; None for
+            `service` at a batch of one.
+        further_row_ms: that each further row adds to it there.
     """
 
     name: str
@@ -68,6 +73,9 @@ class SimTier:
     local: bool = False
     preferred: tuple[int, ...] = ()
     queue_delay_ms: float = 0.0
+    stage_shares: tuple[float, ...] = ()
+    planned_ms: float | None = None
+    further_row_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,11 +93,16 @@ class SimRouter:
     """The router, and what every request costs beside the tiers.
 
     Attributes:
+        escalation_threads: of each instance.
         device: of its CPU time; None where that is counted nowhere.
         cores: of that device.
-        front_ms: latency that client and front end add to a request.
-        front_cpu_ms: their CPU time per request; the generator's, too, where it shares the device.
+        front_ms: latency that client and front end add to a request when nothing else runs.
+        front_cpu_ms: their CPU time per request, the generator's, too, where it shares the device; it comes
+            before all other work there.
         batch_ms: time of the router per batch beside the tiers, and `row_ms` per row.
+        hand_off_ms: that it takes to hand rows to a thread of the pool.
+        late_row_ms: that one answer takes which a thread of the pool sends.
+        instances: processes that route, each with its threads.
     """
 
     max_batch_size: int
@@ -102,6 +115,9 @@ class SimRouter:
     front_cpu_ms: float = 0.0
     batch_ms: float = 0.0
     row_ms: float = 0.0
+    hand_off_ms: float = 0.0
+    late_row_ms: float = 0.0
+    instances: int = 1
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,295 @@
+"""Holds the simulator against the real server: the same rows at the same times, simulated and measured.
+
+The digits cascade as it was planned, on the embedded Triton, with one policy at a time (its plan is swapped
+under the running server). Per policy the capacity is measured first: answers per second while more comes than
+can be served. Each pair is run three times; the median of each figure counts, and a pair whose own spread is
+beyond a bar is marked and not counted. The generator is on the same machine, and its CPU time, taken once
+at half the capacity of the cascade, is part of the model. Nothing is fitted to a pair. Prints a table and
+writes build/benchmarks/simulator.json. `make validate-simulator`; --quick for four pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.validation.pairs import QUICK_RATES, RATES, Pair, arrivals, gear_plans, write_trace
+from benchmarks.validation.table import markdown, verdict_of
+from benchmarks.validation.verdict import (
+    BARS,
+    BARS_ABOVE,
+    CALM,
+    FIGURES,
+    RELATIVE,
+    Verdict,
+    figures_of,
+    judge,
+)
+from cascade_tools.artifacts import Frontier, GearPlan
+from cascade_tools.errors import CascadeError
+from cascade_tools.machine.facts import machine
+from cascade_tools.models.usercode import Rows, load_rows
+from cascade_tools.planning.outcomes import FloatArray
+from cascade_tools.planning.simulator.engine import simulate
+from cascade_tools.planning.traces.generators import poisson
+from cascade_tools.repository.place import PLAN_FILE
+from cascade_tools.serving.embedded import Server, embedded_triton
+from cascade_tools.serving.load import run_load
+from cascade_tools.serving.replay import Replayed, replay
+from cascade_tools.spec import load_cascade
+from cascade_tools.stages.calibrate import SCORES_FILE
+from cascade_tools.stages.gears import GEARS_FILE
+from cascade_tools.stages.search import FRONTIER_FILE
+from cascade_tools.stages.simulated import load_planned, make_system, recorded_of
+from cascade_tools.store import Workspace, load_score_table, write_atomically
+
+CASCADE = Path("ensembles/digits")
+BUILD = Path("build/digits")
+FOLDER = Path("build/benchmarks/simulator")
+OUT = Path("build/benchmarks/simulator.json")
+SLO_FACTOR = 3.0  # of the giant's unloaded p95
+UNLOADED_RPS = 10.0
+TAKE_OVER_S = 30.0
+CLIENTS = 32
+OVERLOAD = 1.5
+SEED = 3
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long things take, and how often each pair is run."""
+
+    seconds: float
+    runs: int
+    capacity_s: float
+    capacity_runs: int
+    unloaded_s: float
+
+
+FULL = Effort(seconds=10.0, runs=3, capacity_s=6.0, capacity_runs=3, unloaded_s=20.0)
+QUICK = Effort(seconds=4.0, runs=3, capacity_s=4.0, capacity_runs=1, unloaded_s=5.0)
+
+
+class Bench:
+    """The served cascade, and the simulator of it."""
+
+    def __init__(self, work: Workspace, server: Server, repository: Path) -> None:
+        self._server = server
+        self._plan_path = repository / work.cascade.name / PLAN_FILE
+        self.plan = work.load(GEARS_FILE, GearPlan, "gears")
+        self.plans = gear_plans(self.plan, work.load(FRONTIER_FILE, Frontier, "search"))
+        self._planned = load_planned(work)
+        self._recorded = recorded_of(work)
+        table = load_score_table(work.path(SCORES_FILE))
+        self._rows: Rows = load_rows(work.cascade, "validation").take(table.split != "fit")
+        self._datatypes = {spec.name: spec.datatype for spec in self.plan.inputs}
+        self.client_cpu_ms = 0.0
+
+    def put(self, policy: str) -> None:
+        """Swap the plan under the running server, and wait until the router has taken it over."""
+        content = self.plans[policy].model_dump_json().encode()
+        if content == self._plan_path.read_bytes():
+            return
+        line = f"took over gear plan {hashlib.sha256(content).hexdigest()[:12]}"
+        before = self._log().count(line)
+        write_atomically(self._plan_path, content)
+        limit_s = time.monotonic() + TAKE_OVER_S
+        while self._log().count(line) == before:
+            if time.monotonic() > limit_s:
+                raise CascadeError(f"the router did not take over the plan of {policy}")
+            time.sleep(0.1)
+
+    def measure(self, arrival_s: FloatArray) -> Replayed:
+        """One run on the server."""
+        return replay(
+            self._server.grpc_url,
+            self.plan.cascade,
+            self._rows.inputs,
+            self._datatypes,
+            self._draw(len(arrival_s)),
+            arrival_s,
+            target=self._rows.target,
+            awake=True,
+        )
+
+    def simulate(self, policy: str, arrival_s: FloatArray) -> Any:
+        """The same run, simulated."""
+        planned = self._planned._replace(plan=self.plans[policy])
+        system = make_system(planned, self.client_cpu_ms)
+        return simulate(system, arrival_s, self._draw(len(arrival_s)), self._recorded).outcomes
+
+    def capacity_rps(self, effort: Effort) -> float:
+        """Answers per second while half as many again come as a closed loop gets through."""
+        few = self._rows.take(self._draw(int(200 * effort.capacity_s)))
+        closed = run_load(
+            self._server.grpc_url, self.plan.cascade, few.inputs, self._datatypes, CLIENTS, ("LABEL",)
+        )
+        found = []
+        for number in range(effort.capacity_runs):
+            flood = poisson(OVERLOAD * closed.throughput_rps, effort.capacity_s, SEED + number)
+            found.append(self.measure(flood).outcomes.throughput_rps())
+        return statistics.median(found)
+
+    def _draw(self, count: int) -> Any:
+        return np.random.default_rng(SEED).integers(0, len(self._rows), count)
+
+    def _log(self) -> str:
+        return self._server.log.read_text(errors="replace")
+
+
+@contextmanager
+def served(work: Workspace) -> Iterator[Bench]:
+    """The cascade on the embedded Triton, from a copy of its repository."""
+    repository = FOLDER / "repository"
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    shutil.copytree(work.path("repository") / "current", repository)
+    with embedded_triton(repository, log=FOLDER / "triton.log") as server:
+        yield Bench(work, server, repository)
+
+
+def run_pair(
+    bench: Bench, pair: Pair, capacity_rps: float, slo_ms: float, effort: Effort, trace: Path
+) -> tuple[Verdict, dict[str, Any]]:
+    """One pair, simulated once and measured some times."""
+    arrival_s = arrivals(pair.kind, pair.rate_share * capacity_rps, effort.seconds, trace)
+    tiers = len(bench.plan.ladder)
+    begin_s = time.perf_counter()
+    simulated = figures_of(bench.simulate(pair.policy, arrival_s), slo_ms, tiers)
+    wall_s = time.perf_counter() - begin_s
+    runs = [bench.measure(arrival_s) for _ in range(effort.runs)]
+    figures = [figures_of(run.outcomes, slo_ms, tiers) for run in runs]
+    lagged = sum(not run.lateness.valid for run in runs)
+    verdict = judge(simulated, figures, pair.rate_share, lagged)
+    row: dict[str, Any] = {
+        "pair": pair.name,
+        "rate_share": pair.rate_share,
+        "valid": verdict.valid,
+        "within_bars": not verdict.missed,
+        "missed": list(verdict.missed),
+        "unsteady": list(verdict.unsteady),
+        "lagged_runs": lagged,
+        "requests": len(arrival_s),
+        "rate_rps": len(arrival_s) / effort.seconds,
+        "lateness_p99_ms": max(run.lateness.p99_ms for run in runs),
+        "spread": dict(verdict.spread),
+        "simulated_in_s": wall_s,
+    }
+    for name in FIGURES:
+        row[f"{name}_simulated"] = getattr(simulated, name)
+        row[f"{name}_measured"] = getattr(verdict.measured, name)
+    return verdict, row
+
+
+HEADING = (
+    f"{'pair':22} {'answers/s':>11} {'goodput':>11} {'p50 ms':>13} {'p95 ms':>15} {'shares':>6}  "
+    "spread of the runs     verdict"
+)
+
+
+def line(pair: Pair, verdict: Verdict, row: dict[str, Any]) -> str:
+    """A line of the table: simulated / measured."""
+    numbers = [
+        f"{row[f'{name}_simulated']:{form}} / {row[f'{name}_measured']:{form}}"
+        for name, form in (
+            ("throughput_rps", ".0f"),
+            ("goodput", ".2f"),
+            ("p50_ms", ".1f"),
+            ("p95_ms", ".1f"),
+        )
+    ]
+    spread = " ".join(
+        f"{verdict.spread[name]:.0%}" if name in RELATIVE else f"{verdict.spread[name]:.3f}"
+        for name in FIGURES
+    )
+    figures = "{:>11} {:>11} {:>13} {:>15}".format(*numbers)
+    return f"{pair.name:22} {figures} {verdict.error['shares']:6.3f}  {spread:22} {verdict_of(row)}"
+
+
+def main() -> None:
+    """Measure, simulate, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="four pairs of one policy")
+    parser.add_argument("--build", type=Path, default=BUILD, help="folder of the planned digits")
+    parser.add_argument("--seconds", type=float, help="of each run")
+    parser.add_argument("--table", action="store_true", help="only print the last results for the docs")
+    options = parser.parse_args()
+    if options.table:
+        print(markdown(json.loads(OUT.read_text())["rows"]))
+        return
+    effort = QUICK if options.quick else FULL
+    effort = replace(effort, seconds=options.seconds or effort.seconds)
+    rates = QUICK_RATES if options.quick else RATES
+    work = Workspace(load_cascade(CASCADE), options.build)
+    begin_s = time.time()
+    with served(work) as bench:
+        trace = FOLDER / "trace.csv"
+        write_trace(trace)
+        policies = ["cascade"] if options.quick else list(bench.plans)
+        slo_ms, capacity = _prepare(bench, policies, effort)
+        rows = []
+        print(HEADING)
+        for policy in policies:
+            bench.put(policy)
+            for kind, share in [(kind, share) for kind, shares in rates.items() for share in shares]:
+                pair = Pair(policy, kind, share)
+                verdict, row = run_pair(bench, pair, capacity[policy], slo_ms, effort, trace)
+                rows.append(row)
+                print(line(pair, verdict, row), flush=True)
+    _show(rows, slo_ms, capacity, bench.client_cpu_ms)
+    content = {
+        "machine": machine(),
+        "date": time.strftime("%Y-%m-%d"),
+        "minutes": (time.time() - begin_s) / 60.0,
+        "slo_ms": slo_ms,
+        "capacity_rps": capacity,
+        "client_cpu_ms": bench.client_cpu_ms,
+        "bars": {"up_to_share": CALM, "up_to": BARS, "above": BARS_ABOVE},
+        "rows": rows,
+    }
+    write_atomically(OUT, (json.dumps(content, indent=1) + "\n").encode())
+    print(f"written: {OUT}")
+
+
+def _prepare(bench: Bench, policies: list[str], effort: Effort) -> tuple[float, dict[str, float]]:
+    """SLO, capacities, and what the generator takes."""
+    bench.put("giant")
+    unloaded = bench.measure(poisson(UNLOADED_RPS, effort.unloaded_s, SEED))
+    slo_ms = SLO_FACTOR * unloaded.outcomes.latency_quantile_ms(0.95)
+    capacity = {}
+    for policy in policies:
+        bench.put(policy)
+        capacity[policy] = bench.capacity_rps(effort)
+    bench.put("cascade")
+    half = bench.measure(poisson(0.5 * capacity["cascade"], effort.capacity_s, SEED))
+    bench.client_cpu_ms = 1000.0 * half.client_cpu_s / len(half.lateness_ms)
+    return slo_ms, capacity
+
+
+def _show(
+    rows: list[dict[str, Any]], slo_ms: float, capacity: dict[str, float], client_cpu_ms: float
+) -> None:
+    counted = [row for row in rows if row["valid"]]
+    good = sum(row["within_bars"] for row in counted)
+    capacities = ", ".join(f"{policy} {rate:.0f}/s" for policy, rate in capacity.items())
+    print(f"{len(rows)} pairs, {len(counted)} counted, {good} of them within all bars.")
+    print(
+        f"SLO {slo_ms:.1f} ms ({SLO_FACTOR:g} x the giant's unloaded p95). Capacity: {capacities}. "
+        f"Generator: {client_cpu_ms:.3f} ms of CPU per request."
+    )
+    print(f"Spread: largest less smallest of the runs: {', '.join(FIGURES)}.")
+    print(f"Bars up to {CALM:.0%} of the capacity: {BARS}; above: {BARS_ABOVE}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The simulator held against the real server: which loads, and when both agree."""

@@ -1,0 +1,194 @@
+"""A system from artifacts, the verb `simulate`, and what the router's costs are worked out from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cascade_tools.artifacts import (
+    Exported,
+    GearPlan,
+    Hop,
+    PlacedDevice,
+    PlacedInstances,
+    Placement,
+    Profile,
+    ProfilePoint,
+    RouterCost,
+    ScoreTable,
+)
+from cascade_tools.errors import ArtifactError
+from cascade_tools.planning.simulator.system import Loss
+from cascade_tools.serving.router_cost import execute_line, late_row_ms
+from cascade_tools.stages.simulated import recorded_of, system_of
+from cascade_tools.store import Workspace, save_score_table
+from tests.cli_calls import call
+from tests.helpers import plan_content, spec_content, write_cascade
+
+DEVICES = """
+    devices:
+      - {type: cpu, kind: cpu, cores: 2, memory_mib: 4096}
+      - {type: g, kind: gpu, count: 2, memory_mib: 8192}
+"""
+
+
+def _point(tier: str, device: str, batch: int, time_ms: float) -> ProfilePoint:
+    return ProfilePoint(
+        tier=tier,
+        format="onnx",
+        device=device,
+        batch=batch,
+        latency_p50_ms=time_ms,
+        latency_p99_ms=None,
+        throughput_rps=1000.0 * batch / time_ms,
+        cpu_ms_per_row=None,
+        memory_mib=1.0,
+        kernel_utilization=0.5,
+        energy_j=0.25,
+        origin="measured",
+        energy_origin="measured",
+    )
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Workspace:
+    """A pair: the small tier on the CPU, the large one on two GPUs."""
+    spec = spec_content() | {"serving": {"max_batch_size": 8}}
+    cascade = write_cascade(tmp_path / "pair", spec, {"devices.yaml": DEVICES})
+    made = Workspace(cascade, tmp_path / "build" / "pair")
+    common: dict[str, Any] = {"cascade": "pair", "made_from": {}}
+    points = [_point("small", "cpu", b, 0.1 * b) for b in (1, 8)]
+    points += [_point("large", kind, b, 2.0 + b) for kind in ("cpu", "g") for b in (1, 8)]
+    cost = RouterCost(
+        front_ms=0.4,
+        front_cpu_ms=0.2,
+        batch_ms=0.5,
+        row_ms=0.1,
+        hand_off_ms=0.3,
+        late_row_ms=0.1,
+        origin="measured",
+    )
+    hop = Hop(latency_ms=0.5, cpu_ms=0.6, step_ms=0.05, origin="measured")
+    made.save("profile.json", Profile(environment={}, points=tuple(points), hop=hop, router=cost, **common))
+    devices = [("cpu", "cpu", None), ("g", "gpu", 0), ("g", "gpu", 1)]
+    placement = Placement(
+        rate_rps=1.0,
+        bound_rps=1.0,
+        gap=0.0,
+        status="optimal",
+        giant_only_rps=None,
+        batch={},
+        devices=tuple(
+            PlacedDevice(type=t, kind=k, gpu=g, memory_mib=1, used_memory_mib=0.0, busy_share=0.0)
+            for t, k, g in devices
+        ),
+        instances=tuple(
+            PlacedInstances(tier=tier, device=device, count=count, busy_instances=0.0)
+            for tier, device, count in (("small", 0, 1), ("large", 1, 2), ("large", 2, 1))
+        ),
+        **common,
+    )
+    made.save("placement.json", placement)
+    plan = plan_content(("small", "large")) | {"cascade": "pair"}
+    plan["ladder"][1]["p50_ms"] = 3.0
+    plan["limits"]["max_batch_size"] = 8
+    made.save("gear_plan.json", GearPlan.model_validate(plan))
+    made.save("exported.json", Exported(tiers=(), environment={}, **common))
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, (300, 2))
+    table = ScoreTable(
+        tiers=("small", "large"),
+        confidence=rng.random((300, 2)).astype(np.float32),
+        label=label,
+        target=label[:, 1],
+        group=np.arange(300),
+        split=np.where(np.arange(300) < 100, "fit", "verify"),
+    )
+    save_score_table(made.path("scores.npz"), table)
+    return made
+
+
+def test_a_system_is_what_the_artifacts_say(work: Workspace) -> None:
+    system = system_of(work, client_cpu_ms=0.3)
+    small, large = system.tiers
+    assert (small.local, large.local) == (True, False)
+    assert (small.ask_ms, large.ask_ms, large.ask_cpu_ms) == (0.05, 0.5, 0.6)
+    assert small.instances == ((0,),) and large.instances == ((1, 1, 2),)
+    assert small.service["cpu"].time_ms[[0, 7]].tolist() == pytest.approx([0.1, 0.8])
+    assert large.service["g"].time_ms[[0, 7]].tolist() == pytest.approx([3.0, 10.0])
+    energy = large.service["g"].energy_j
+    assert energy is not None and energy[[0, 7]].tolist() == pytest.approx([0.25, 2.0])
+    router = system.router
+    assert (router.device, router.cores, router.max_batch_size) == (0, 2, 8)
+    assert router.front_cpu_ms == pytest.approx(0.5)
+    assert (router.batch_ms, router.row_ms, router.hand_off_ms, router.late_row_ms) == (0.5, 0.1, 0.3, 0.1)
+    assert recorded_of(work).confidence.shape == (200, 2)
+
+
+def test_stages_are_where_they_are_placed(work: Workspace) -> None:
+    whole = work.load("placement.json", Placement, "place")
+    cut = [
+        PlacedInstances(tier="large", stages=2, stage=stage, device=device, count=count, busy_instances=0.0)
+        for stage, device, count in ((1, 1, 1), (2, 2, 2))
+    ]
+    work.save("placement.json", whole.model_copy(update={"instances": (whole.instances[0], *cut)}))
+    large = system_of(work).tiers[1]
+    assert large.instances == ((1,), (2, 2)) and large.stage_shares == ()
+
+
+def test_the_verb_says_what_is_simulated(work: Workspace) -> None:
+    arguments = ["simulate", str(work.cascade.folder), "--build-dir", str(work.build.parent)]
+    done = call(*arguments, "--rate", "300", "--seconds", "5", "--slo-ms", "20", "--json")
+    assert done.code == 0 and "pair, simulated" in done.out
+    found = done.content
+    table = recorded_of(work)
+    share = float((table.confidence[:, 0] >= 0.5).mean())
+    assert found["simulated"] is True and found["refused"] == found["failed"] == 0
+    assert found["shares"]["small"] == pytest.approx(share, abs=0.05)
+    assert found["asked"]["large"] == pytest.approx((1.0 - share) * found["requests"], rel=0.1)
+    assert found["warnings"] == []
+    # Losing one GPU leaves the large tier one instance; losing both leaves it none.
+    lost = call(
+        *arguments, "--rate", "50", "--seconds", "4", "--lose", "1@1", "--lose", "2@2", "--json"
+    ).content
+    assert lost["accuracy"] < found["accuracy"]
+    assert 0.0 < lost["shares"]["large"] < found["shares"]["large"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rate", "5", "--lose", "0@1"], "--lose 0@1: that device runs the router"),
+        (["--rate", "5", "--lose", "7@1"], "--lose 7@1: the plan has devices 0 to 2"),
+        (["--rate", "5", "--lose", "x"], "--lose x: must be DEVICE@SECONDS"),
+        ([], "--rate or --trace: give one of them"),
+        (["--rate", "5", "--format", "csv"], "--format: belongs to --trace"),
+        (["--rate", "900000", "--seconds", "60"], "more than 5000000 requests"),
+    ],
+)
+def test_a_mistake_is_one_message(work: Workspace, options: list[str], message: str) -> None:
+    done = call("simulate", str(work.cascade.folder), "--build-dir", str(work.build.parent), *options)
+    assert done.code == 2 and message in done.err
+
+
+def test_a_missing_artifact_names_the_verb(work: Workspace) -> None:
+    work.path("gear_plan.json").unlink()
+    with pytest.raises(ArtifactError) as caught:
+        system_of(work, (Loss(1.0, 1),))
+    assert "gears" in caught.value.hint
+
+
+def test_execute_is_a_line_over_batch_sizes_that_meets_one_row_alone() -> None:
+    # Beside the clients everything takes twice as long: 2 x (.6 + .2 b).
+    together = {b: (10 * b, 10 * b * 2.0 * (0.6 + 0.2 * b)) for b in (1, 2, 4)}
+    assert execute_line({1: (50, 50 * 0.8)}, together) == pytest.approx((0.6, 0.2))
+    assert execute_line({1: (5, 4.0)}, {1: (5, 8.0)}) == pytest.approx((0.8, 0.0))
+
+
+def test_a_late_row_is_told_from_its_call() -> None:
+    # Half a call per row, of .6 hop and .4 hand-off; each row .1, of which one is in the hand-off's .5.
+    assert late_row_ms(0.5 * (0.6 + 0.4) + 0.1, 0.5, 0.6, 0.5) == pytest.approx(0.1)
+    assert late_row_ms(5.0, 1.0, 0.6, 0.5) == 0.0

@@ -1,0 +1,1 @@
+"""What every placement is held against, and is never worse than."""

@@ -1,0 +1,1 @@
+"""The pieces that the programs for HiGHS are built of."""

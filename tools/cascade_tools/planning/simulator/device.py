@@ -1,0 +1,138 @@
+"""A device that is shared: work on it slows down in proportion once its utilization exceeds 1.
+
+While there is room, work ends when it would alone. Where there is not, all of it slows down alike, so it is
+kept by *virtual* time, which passes as fast as the work gets on: what is started at virtual time v and takes
+s alone ends at v + s, whatever comes and goes meanwhile.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from typing import Any
+
+from cascade_tools.planning.simulator.clock import Call, Clock
+
+SLACK = 1e-9  # sums of shares are not exact
+LEAST_ROOM = 0.02  # that a background leaves to the work
+
+
+class Device:
+    """One device.
+
+    Attributes:
+        work_s: seconds x utilization of all work that was started here.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_ending",
+        "_free",
+        "_load",
+        "_plan_number",
+        "_rate",
+        "_room",
+        "_since_s",
+        "_top",
+        "_virtual_s",
+        "_work",
+        "work_s",
+    )
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._load = 0.0
+        self._room = 1.0 + SLACK
+        # Work that ends when it would alone, by number: end, utilization, what follows.
+        self._free: dict[int, tuple[float, float, Call, Any]] = {}
+        # Else all of it is here, as a heap by its end in virtual time, which was `_virtual_s` at `_since_s`.
+        self._work: list[tuple[float, int, float, Call, Any]] = []
+        self._virtual_s = 0.0
+        self._since_s = 0.0
+        self._rate = 1.0
+        self._top = (0, 0.0)  # what ends first, and the rate at which it was planned to
+        self._plan_number = 0
+        self._ending = False
+        self.work_s = 0.0
+
+    def start(self, seconds: float, utilization: float, then: Call, argument: Any) -> None:
+        """Run work that takes `seconds` when nothing else runs, then call."""
+        clock = self._clock
+        load = self._load + utilization
+        self.work_s += seconds * utilization
+        clock.number = number = clock.number + 1
+        if load <= self._room and not self._work:
+            self._load = load
+            end_s = clock.now + seconds
+            self._free[number] = (end_s, utilization, then, argument)
+            heappush(clock.events, (end_s, number, self._end_free, number))
+            return
+        self._share()
+        heappush(self._work, (self._virtual_s + seconds, number, utilization, then, argument))
+        self._load = load
+        if not self._ending:
+            self._plan()
+
+    def set_background(self, utilization: float) -> None:
+        """From now on something takes this share of the device before all work."""
+        room = max(LEAST_ROOM, 1.0 - utilization) + SLACK
+        if self._work or self._load > room:
+            self._share()
+            self._room = room
+            self._plan()
+        self._room = room
+
+    def stop(self, then: Call) -> list[Any]:
+        """End all work that would have called `then`, without the call; return its arguments in order."""
+        self._share()
+        stopped = sorted((work for work in self._work if work[3] == then), key=lambda work: work[:2])
+        self._work = [work for work in self._work if work[3] != then]
+        heapify(self._work)
+        self._load = sum((work[2] for work in self._work), 0.0)
+        self.work_s -= sum((work[0] - self._virtual_s) * work[2] for work in stopped)
+        self._plan()
+        return [work[4] for work in stopped]
+
+    def _share(self) -> None:
+        """Take up all work, with virtual time as of now."""
+        now = self._clock.now
+        if self._work:
+            self._virtual_s += (now - self._since_s) * self._rate
+        elif self._free:
+            self._virtual_s = now
+            self._work = [(end_s, number, *rest) for number, (end_s, *rest) in self._free.items()]
+            heapify(self._work)
+            self._free.clear()
+        else:
+            self._virtual_s = now
+        self._since_s = now
+
+    def _plan(self) -> None:
+        """See to it that the work that ends first ends in time."""
+        if not self._work:
+            self._top = (0, 0.0)
+            return
+        self._rate = 1.0 if self._load <= self._room else self._room / self._load
+        end_s, number, *_ = self._work[0]
+        if (number, self._rate) != self._top:
+            self._top = (number, self._rate)
+            self._plan_number += 1
+            left_s = (end_s - self._virtual_s) / self._rate
+            self._clock.at(self._since_s + max(0.0, left_s), self._end_shared, self._plan_number)
+
+    def _end_free(self, number: int) -> None:
+        work = self._free.pop(number, None)
+        if work is not None:  # else it is shared work now
+            self._load = self._load - work[1] if self._free else 0.0
+            work[2](work[3])
+
+    def _end_shared(self, plan_number: int) -> None:
+        if plan_number != self._plan_number or not self._top[0]:  # something came or went: it ends elsewhen
+            return
+        self._share()
+        _, _, utilization, then, argument = heappop(self._work)
+        self._load = self._load - utilization if self._work else 0.0
+        self._top = (0, 0.0)
+        self._ending = True  # what follows may start more here: one plan for all of it
+        then(argument)
+        self._ending = False
+        self._plan()

@@ -1,0 +1,30 @@
+"""A tier as the router knows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cascade_tools.planning.simulator.model import Model
+
+
+@dataclass(eq=False, slots=True)
+class Tier:
+    """One tier; times in seconds.
+
+    Attributes:
+        model: its first stage; None where the router runs it itself, then `local_s` by rows of a batch.
+        ask_s: latency of a call; `ask_cpu_s` its CPU time.
+        planned_s: of one row in the gear plan, `further_row_s` of each further one.
+    """
+
+    name: str
+    model: Model | None
+    local_s: list[float]
+    local_j: list[float]
+    ask_s: float
+    ask_cpu_s: float
+    planned_s: float
+    further_row_s: float
+    batches: int = 0
+    rows: int = 0
+    energy_j: float = 0.0

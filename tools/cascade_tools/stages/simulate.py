@@ -1,0 +1,150 @@
+"""Simulates a planned cascade under load and says what came of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from cascade_tools.artifacts import GearPlan
+from cascade_tools.planning.outcomes import FloatArray
+from cascade_tools.planning.simulator.engine import simulate
+from cascade_tools.planning.simulator.result import Simulated
+from cascade_tools.planning.simulator.system import Loss, System
+from cascade_tools.stages.simulated import load_planned, make_system, recorded_of, with_losses
+from cascade_tools.store import Workspace
+
+SLO_FACTOR = 3.0  # of the last tier's planned p99, where no SLO is given
+NO_ROUTER_COSTS = "the profile does not know what router and front end cost, so they cost nothing here"
+NO_HOP = "the profile does not know what a call of a tier costs, so it costs nothing here"
+
+
+@dataclass(frozen=True)
+class SimulationReport:
+    """What is simulated; every figure is.
+
+    Attributes:
+        offered_rps: requests over the time in which they come.
+        goodput: share of all requests that is answered within the SLO.
+        shares: of the answers, by tier.
+        asked: rows that each tier sees.
+        mean_batch: rows of a batch, by tier; None for one that is not asked.
+        refused: requests that admission refuses; `failed` are those that no tier answers.
+        gear_shares: of the admitted requests, by gear; those of fallbacks have a name.
+        gear_timeline: since when (s) which gear.
+        busy_share: by device.
+        dynamic_j: energy of the batches, None where it is not known; `idle_j` what the devices draw anyway.
+    """
+
+    cascade: str
+    requests: int
+    seconds: float
+    offered_rps: float
+    throughput_rps: float
+    slo_ms: float
+    slo_from: str
+    goodput: float
+    accuracy: float | None
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    shares: dict[str, float]
+    asked: dict[str, int]
+    mean_batch: dict[str, float | None]
+    refused: int
+    failed: int
+    gear_shares: dict[str, float]
+    gear_changes: int
+    gear_timeline: list[tuple[float, str]]
+    busy_share: dict[str, float]
+    dynamic_j: float | None
+    idle_j: float | None
+    energy_j: float | None
+    warnings: list[str]
+
+
+def simulate_load(
+    work: Workspace,
+    arrival_s: FloatArray,
+    losses: tuple[Loss, ...] = (),
+    slo_ms: float | None = None,
+    seed: int = 0,
+    client_cpu_ms: float = 0.0,
+) -> SimulationReport:
+    """Run arrivals through a planned cascade, with rows drawn from its held-out ones.
+
+    Args:
+        work: with all stages up to the gears.
+        arrival_s: float64 [requests], ascending, at least one.
+        losses: devices that are lost meanwhile.
+        slo_ms: None for three times what the plan gives the last tier.
+        seed: of the rows.
+        client_cpu_ms: what a client on the router's machine takes of it per request.
+
+    Raises:
+        ArtifactError: a stage has not run.
+        UsageError: a loss names no device, or the router's.
+    """
+    planned = load_planned(work)
+    recorded = recorded_of(work)
+    system = with_losses(make_system(planned, client_cpu_ms), losses)
+    rows = np.random.default_rng(seed).integers(0, len(recorded.confidence), len(arrival_s))
+    found = simulate(system, arrival_s, rows, recorded)
+    last_ms = planned.plan.ladder[-1].p99_ms
+    slo = (
+        (SLO_FACTOR * last_ms, f"{SLO_FACTOR:g} x the last tier's planned p99")
+        if slo_ms is None
+        else (slo_ms, "given")
+    )
+    warnings = [NO_ROUTER_COSTS] if planned.profile.router is None else []
+    warnings += [NO_HOP] if planned.profile.hop is None else []
+    return _report(planned.plan, system, found, slo, warnings)
+
+
+def _report(
+    plan: GearPlan, system: System, found: Simulated, slo: tuple[float, str], warnings: list[str]
+) -> SimulationReport:
+    outcomes = found.outcomes
+    tiers = [tier.name for tier in system.tiers]
+    gears = [str(number) for number in range(len(plan.gears))] + [
+        f"without {' '.join(entry.without)}" for entry in plan.fallbacks for _ in entry.gears
+    ]
+    served = outcomes.gear[outcomes.gear >= 0]
+    count = np.bincount(served, minlength=len(gears)) / max(1, len(served))
+    return SimulationReport(
+        cascade=plan.cascade,
+        requests=len(outcomes.arrival_s),
+        seconds=found.duration_s,
+        offered_rps=len(outcomes.arrival_s) / max(float(outcomes.arrival_s[-1]), 1e-9),
+        throughput_rps=outcomes.throughput_rps(),
+        slo_ms=slo[0],
+        slo_from=slo[1],
+        goodput=outcomes.goodput(slo[0]),
+        accuracy=_known(outcomes.accuracy()),
+        p50_ms=_known(outcomes.latency_quantile_ms(0.5)),
+        p95_ms=_known(outcomes.latency_quantile_ms(0.95)),
+        p99_ms=_known(outcomes.latency_quantile_ms(0.99)),
+        shares=dict(zip(tiers, outcomes.shares(len(tiers)).tolist(), strict=True)),
+        asked=dict(zip(tiers, found.asked.tolist(), strict=True)),
+        mean_batch=dict(zip(tiers, map(_known, found.mean_batch.tolist()), strict=True)),
+        refused=found.refused,
+        failed=found.failed,
+        gear_shares={gear: share for gear, share in zip(gears, count.tolist(), strict=True) if share > 0.0},
+        gear_changes=max(0, len(found.gears) - 1),
+        gear_timeline=[(time_s, gears[number]) for time_s, number in found.gears],
+        busy_share={
+            f"{number} ({device.type})": share
+            for number, (device, share) in enumerate(
+                zip(system.devices, found.busy_share.tolist(), strict=True)
+            )
+        },
+        dynamic_j=found.dynamic_j,
+        idle_j=found.idle_j,
+        energy_j=found.energy_j,
+        warnings=warnings,
+    )
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
