@@ -4,8 +4,8 @@ At one client every core sleeps between two steps of a request. On a virtual mac
 away, and each of the half dozen wakes of a request waits for the host; then the host is measured and not the
 models. Loops of idle priority hold the cores and yield to any other work at once.
 
-Where Linux groups processes by session (autogroup), an idle priority counts within the session only, and every
-session gets an equal share of a core; so the loops give their sessions the least weight there is.
+Where Linux groups processes by session (autogroup), an idle priority counts within the session only, and
+every session gets an equal share of a core; so the loops give their sessions the least weight there is.
 """
 
 from __future__ import annotations

@@ -147,11 +147,11 @@ def keep_up(
         units = np.flatnonzero(numbers.chain == c)
         mine = (loads.pattern == p) & (numbers.chain[loads.unit] == c)
         flow = program.columns(1)
-        terms = [
+        kept: list[Term] = [
             (loads.unit[mine] - units[0], loads.column[mine], speed[mine]),
             (np.arange(len(units)), flow, -1.0),
         ]
-        program.rows(len(units), terms, lower=0.0, upper=0.0)
+        program.rows(len(units), kept, lower=0.0, upper=0.0)
         tier, pattern = np.append(tier, numbers.tier[units[0]]), np.append(pattern, p)
         column, value = np.append(column, flow), np.append(value, 1.0)
     tiers, reach = len(numbers.reach), numbers.reach
