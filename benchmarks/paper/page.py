@@ -9,7 +9,7 @@ from benchmarks.paper.finding import Experiment, Table
 
 HEAD = """# The papers' experiments, run again
 
-Written by `make paper` (the whole takes {minutes} minutes; `--only N,M` runs some); figures are those of the
+Written by `make paper` ({minutes} minutes; `--only N,M` runs some); figures are those of the
 run named under each experiment and stand in `build/paper.json`, too. HybridServe is
 [arXiv 2505.12566](https://arxiv.org/abs/2505.12566), CascadeServe
 [arXiv 2406.14424](https://arxiv.org/abs/2406.14424). *Measured*: here, on real input; on the embedded Triton
@@ -23,6 +23,9 @@ def page(experiments: Sequence[Experiment], known: dict[str, Any]) -> str:
     """The whole page from the entries of the JSON file, by number."""
     seconds = sum(entry["seconds"] for entry in known.values())
     parts = [HEAD.format(minutes=max(1, round(seconds / 60)))]
+    missing = [experiment for experiment in experiments if str(experiment.number) not in known]
+    if missing:
+        parts.append("Not run for this page: " + "; ".join(f"{e.number}. {e.title}" for e in missing) + ".\n")
     for experiment in experiments:
         if str(experiment.number) in known:
             parts.append(section(experiment, known[str(experiment.number)]))
