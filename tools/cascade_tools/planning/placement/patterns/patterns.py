@@ -22,7 +22,6 @@ from cascade_tools.planning.placement.patterns.generation import (
     goods_shares,
     ordered,
 )
-from cascade_tools.planning.placement.patterns.polish import polish
 from cascade_tools.planning.placement.patterns.pricing import Pricer, pricer, prices_of_goal, restated
 from cascade_tools.planning.placement.patterns.sites import SiteKind, sites_of
 from cascade_tools.planning.placement.problem import Goal, IntArray, Problem
@@ -32,7 +31,6 @@ FIRST_GAP = 1e-2
 ASSEMBLY_GAP = 2e-4
 EXPECTED_ROUNDS = 10
 LISTED_PER_KIND = 40
-POLISH_SHARE = 0.05
 SEED = 0
 SPREAD = 8
 SPREAD_PROGRAMS = 60
@@ -68,8 +66,6 @@ def patterns(problem: Problem, time_limit_s: float, others: Sequence[IntArray] =
     if uses is None:
         return Found(None, bound, "no mixture")
     count = written_out((len(problem.units), len(problem.devices)), sites, choice, uses)
-    if not numbers.per_host:
-        count = polish(problem, numbers, sites, count, bound, POLISH_SHARE * time_limit_s)
     return Found(count, bound, "within bound")
 
 
