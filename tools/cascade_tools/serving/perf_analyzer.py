@@ -39,8 +39,9 @@ START_TIMEOUT_S = 60.0
 WINDOWS = 3
 STABILITY_PERCENT = 100_000
 MICROSECONDS = 1000.0
-# What it says when no request ended within a window; the window is then doubled, so many times at most.
-TOO_SHORT, LONGER_WINDOWS = "larger time window", 3
+# What it says when no request ended within a window, or the server's counts did not move within one; the
+# window is then doubled, so many times at most.
+TOO_SHORT, LONGER_WINDOWS = ("larger time window", "failed to find the requested model version"), 3
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def run_perf_analyzer(
             done = _run(command, model, window_s)
             if done.returncode == 0 and report.is_file():
                 return parse_report(report.read_text())
-            if TOO_SHORT not in done.stdout + done.stderr:
+            if not any(words in done.stdout + done.stderr for words in TOO_SHORT):
                 break
             window_s *= 2.0
         raise CascadeError(f"perf_analyzer on {model} failed: {_last_words(done)}")
