@@ -58,6 +58,20 @@ def test_every_request_gets_the_answer_of_its_row(
     assert found.client_cpu_s > 0
 
 
+def test_the_same_generator_asks_a_model_that_does_not_say_which_tier_it_is(
+    server: Server, rows: Rows, tiers: tuple[Any, Any, Any], plan: GearPlan
+) -> None:
+    own, giant = plan.ladder[-1].model, len(plan.ladder) - 1
+    picked, arrival = np.arange(40) % len(rows), np.arange(40) / 200.0
+    found = replay(
+        server.grpc_url, own, rows.inputs, DATATYPES, picked, arrival, target=rows.target, tier=giant
+    )
+    assert not found.errors
+    assert (found.outcomes.tier == giant).all()
+    np.testing.assert_array_equal(found.outcomes.correct, tiers[0][picked, giant] == rows.target[picked])
+    assert (found.outcomes.latency_ms > found.lateness_ms).all()
+
+
 def test_what_admission_refuses_is_counted_apart(
     server: Server, served: Path, rows: Rows, plan: GearPlan
 ) -> None:
