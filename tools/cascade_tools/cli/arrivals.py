@@ -157,6 +157,9 @@ class Load:
         return words
 
 
+_OPTIONS = get_type_hints(Load, include_extras=True)
+
+
 def option(name: str) -> str:
     """An option as it is written."""
     return "--format" if name == "form" else f"--{name.replace('_', '-')}"
@@ -185,7 +188,7 @@ def takes_load(verb: Callable[..., None]) -> Callable[..., None]:
             parameters += inspect.signature(Load).parameters.values()
         else:
             parameters.append(parameter)
-    hints = {**get_type_hints(Load, include_extras=True), **own}
+    hints = {**_OPTIONS, **own}
 
     @wraps(verb)
     def called(**given: Any) -> None:
