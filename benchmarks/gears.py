@@ -18,23 +18,23 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from benchmarks.bursts import bursty
 from benchmarks.gears_picture import draw
+from benchmarks.gears_verdict import ACCURATE, CHEAPEST, GEARS, claims, paired, row_of, show
+from benchmarks.plan_swap import swap_plan
 from cascade_tools.artifacts import Gear, GearPlan, Placement, PolicyTable, Route
 from cascade_tools.errors import CascadeError
 from cascade_tools.machine.facts import machine
 from cascade_tools.models.usercode import Rows
 from cascade_tools.planning.gears import bins_of_counts
-from cascade_tools.planning.outcomes import FloatArray, Outcomes
+from cascade_tools.planning.outcomes import FloatArray
 from cascade_tools.planning.traces.shape import counts_per_window
 from cascade_tools.repository.place import PLAN_FILE
 from cascade_tools.runtime.policy import ANSWER
@@ -50,13 +50,12 @@ from cascade_tools.stages.pipeline import plan_is_fresh, run_stage
 from cascade_tools.stages.place import PLACEMENT_FILE
 from cascade_tools.stages.progress import stderr_reporter
 from cascade_tools.stages.replay import draw_rows
-from cascade_tools.store import Workspace, digest_bytes, write_atomically
+from cascade_tools.store import Workspace
 
 CASCADE = Path("ensembles/digits")
 BUILT = Path("build")
 OUT = Path("build/benchmarks")
 TIMES = 3.0  # both the SLO over the unloaded p95 and the peak over what the giant holds
-KEPT_SECONDS = 0.99
 PLANNED_SHARE = 0.5  # of the SLO: what the gears are planned for; the simulator errs, and a change takes time
 BUSY_SHARE = 0.7  # of what the machine is seen to hold
 LOW_SHARE = 0.5  # of what the giant holds: the rate between bursts
@@ -65,7 +64,6 @@ BINS = 8
 UNLOADED_EVERY_S = 0.05
 CLIENTS = 32
 SEED = 0
-TAKE_OVER_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -134,23 +132,9 @@ def served(work: Workspace) -> Iterator[Server]:
 
 
 def put_plan(work: Workspace, server: Server, plan: GearPlan) -> None:
-    """Swap the plan of the running router and wait until it has it.
-
-    Raises:
-        CascadeError: it does not take it.
-    """
-    content = plan.model_dump_json().encode()
+    """Swap the plan of the running router, as `swap_plan`."""
     path = repository_root(work, "embedded") / "current" / work.cascade.name / PLAN_FILE
-    if path.read_bytes() == content:
-        return
-    said = f"took over gear plan {digest_bytes(content)[:12]}"
-    before = server.log.read_text(errors="replace").count(said)
-    write_atomically(path, content)
-    deadline_s = time.monotonic() + TAKE_OVER_S
-    while server.log.read_text(errors="replace").count(said) == before:
-        if time.monotonic() > deadline_s:
-            raise CascadeError("the router did not take over a plan", f"see {server.log}")
-        time.sleep(0.1)
+    swap_plan(server, path, plan.model_dump_json().encode())
 
 
 def alone(gear: Gear, plan: GearPlan) -> GearPlan:
@@ -234,43 +218,6 @@ def plan_gears(scene: Scene, slo_ms: float, pace: float, arrival_s: FloatArray) 
     return work.load(GEARS_FILE, GearPlan, "gears")
 
 
-def kept(outcomes: Outcomes, slo_ms: float) -> float:
-    """Share of the seconds with arrivals whose p95 is within the SLO; what got no answer is late."""
-    p95_ms = outcomes.per_second_quantile_ms(0.95)
-    return float(np.mean(p95_ms[~np.isnan(p95_ms)] <= slo_ms))
-
-
-def row_of(name: str, found: Replayed, slo_ms: float, tiers: Sequence[str]) -> dict[str, Any]:
-    """One line of the table."""
-    outcomes = found.outcomes
-    return {
-        "name": name,
-        "requests": len(outcomes.arrival_s),
-        "seconds_kept": kept(outcomes, slo_ms),
-        "goodput": outcomes.goodput(slo_ms),
-        "p50_ms": outcomes.latency_quantile_ms(0.5),
-        "p95_ms": outcomes.latency_quantile_ms(0.95),
-        "p99_ms": outcomes.latency_quantile_ms(0.99),
-        "accuracy": outcomes.accuracy(),
-        "refused": int(found.refused.sum()),
-        "failed": int(found.failed.sum()),
-        "shares": dict(zip(tiers, outcomes.shares(len(tiers)).tolist(), strict=True)),
-        "lateness_p95_ms": found.lateness.p95_ms,
-        "valid": found.lateness.valid,
-    }
-
-
-def less_accurate(better: Outcomes, worse: Outcomes) -> float:
-    """Chance of so many more right answers in the first of two runs of the same rows if they were alike.
-
-    McNemar's exact test, one-sided, on the rows that both answered.
-    """
-    both = better.answered & worse.answered
-    gained = int((better.correct & ~worse.correct & both).sum())
-    lost = int((worse.correct & ~better.correct & both).sum())
-    return float(binomtest(gained, gained + lost, 0.5, "greater").pvalue) if gained + lost else 1.0
-
-
 def show_gears(plan: GearPlan) -> None:
     """What was planned."""
     for number, gear in enumerate(plan.gears):
@@ -278,33 +225,6 @@ def show_gears(plan: GearPlan) -> None:
         p95 = "" if gear.predicted is None else f", p95 {gear.predicted.p95_ms:.1f} ms (modelled)"
         tiers = " > ".join(gear.policy.tiers)
         print(f"  gear {number}: {limit:14} {tiers}, accuracy {gear.predicted_accuracy:.4f}{p95}", flush=True)
-
-
-def show(rows: Sequence[dict[str, Any]]) -> None:
-    """The table."""
-    print(
-        "  run                 seconds kept   goodput   p50 ms   p95 ms    p99 ms  accuracy  refused  giant"
-    )
-    for row in rows:
-        giant = list(row["shares"].values())[-1]
-        print(
-            f"  {row['name']:18} {row['seconds_kept']:13.1%} {row['goodput']:9.4f} {row['p50_ms']:8.1f} "
-            f"{row['p95_ms']:8.1f} {row['p99_ms']:9.1f} {row['accuracy']:9.4f} {row['refused']:8} "
-            f"{giant:6.1%}" + ("" if row["valid"] else "  (the generator lagged: does not count)")
-        )
-
-
-def claims(rows: Sequence[dict[str, Any]]) -> dict[str, bool]:
-    """What is to be shown."""
-    by_name = {row["name"]: row for row in rows}
-    gears, accurate, cheapest = (by_name[name] for name in ("gears", "most accurate", "cheapest"))
-    return {
-        "with gears the p95 keeps the SLO in 99 % of the seconds": gears["seconds_kept"] >= KEPT_SECONDS,
-        "with the most accurate gear alone it does not": accurate["seconds_kept"] < KEPT_SECONDS,
-        "with the cheapest gear alone accuracy is worse": gears["accuracy"] > cheapest["accuracy"],
-        "the generator kept to its times with gears and with the cheapest": gears["valid"]
-        and cheapest["valid"],
-    }
 
 
 def run(effort: Effort) -> int:
@@ -329,9 +249,9 @@ def run(effort: Effort) -> int:
     runs: dict[str, Replayed] = {}
     with served(scene.work) as server:
         settings = {
-            "gears": plan,
-            "most accurate": alone(plan.gears[0], plan),
-            "cheapest": alone(plan.gears[-1], plan),
+            GEARS: plan,
+            ACCURATE: alone(plan.gears[0], plan),
+            CHEAPEST: alone(plan.gears[-1], plan),
         }
         for name, own in settings.items():
             put_plan(scene.work, server, own)
@@ -341,10 +261,9 @@ def run(effort: Effort) -> int:
             steep = bursty(peak_rps, low_rps, 0.0, effort.seconds, SEED)
             runs["gears, steps"] = scene.replay(server, steep)
     rows = [row_of(name, found, slo_ms, tiers) for name, found in runs.items()]
-    p_value = less_accurate(runs["gears"].outcomes, runs["cheapest"].outcomes)
-    shown = claims(rows)
-    show(rows)
-    print(f"  accuracy of gears and cheapest, were they alike: p {p_value:.3g} (McNemar)")
+    accuracy = paired(runs[GEARS].outcomes, runs[CHEAPEST].outcomes)
+    shown = claims(rows, accuracy)
+    show(rows, accuracy)
     for claim, held in shown.items():
         print(f"  {'held' if held else 'MISSED'}: {claim}")
     content = {
@@ -358,7 +277,7 @@ def run(effort: Effort) -> int:
         "trace": {"seconds": effort.seconds, "peak_rps": peak_rps, "rise_s": RISE_S, "seed": SEED},
         "gears": [gear.model_dump(mode="json") for gear in plan.gears],
         "rows": rows,
-        "p_value": p_value,
+        "answered_by_both": asdict(accuracy),
         "claims": shown,
     }
     OUT.mkdir(parents=True, exist_ok=True)

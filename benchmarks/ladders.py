@@ -23,28 +23,23 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks.baselines import MAX_BATCH, baseline_files
 from cascade_tools.artifacts import (
     Exported,
-    Gear,
     GearPlan,
-    Hysteresis,
     InputSpec,
-    LadderTier,
-    PlacedDevice,
-    PlacedInstances,
     Placement,
     PolicyTable,
     Route,
     RouterLimits,
 )
 from cascade_tools.repository import place
-from cascade_tools.repository.render import VERSION, code_files, render_configs
 from cascade_tools.runtime.plan import parse_policy
 from cascade_tools.runtime.policy import ANSWER, route
+from cascade_tools.serving.bare_cascade import BareTier, bare_placement, bare_plan, repository_files
 from cascade_tools.spec import load_cascade
 from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.gears import GEARS_FILE
 from cascade_tools.stages.kept_rows import load_test_rows
 from cascade_tools.stages.place import PLACEMENT_FILE
-from cascade_tools.store import Workspace, digest_bytes
+from cascade_tools.store import Workspace
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -132,54 +127,19 @@ LADDERS: dict[str, Callable[[], Ladder]] = {"demo": demo, "wide": wide, "trivial
 
 def _made(name: str, graphs: dict[str, bytes], p50_ms: tuple[float, ...], inputs: Arrays) -> Ladder:
     """A ladder with a plan of our own; one instance per tier."""
-    tiers = tuple(graphs)
-    policy = _policy(tiers, graphs, inputs)
-    ladder = tuple(
-        LadderTier(
-            tier=tier,
-            model=f"{name}_{tier}",
-            sha256=digest_bytes(graphs[tier]),
-            p50_ms=own_ms,
-            p99_ms=2.0 * own_ms + 1.0,
-            further_row_ms=0.1 * own_ms,
-        )
-        for tier, own_ms in zip(tiers, p50_ms, strict=True)
+    tiers = [
+        BareTier(tier, graphs[tier], own_ms, 2.0 * own_ms + 1.0, 0.1 * own_ms)
+        for tier, own_ms in zip(graphs, p50_ms, strict=True)
+    ]
+    plan = bare_plan(
+        name,
+        (InputSpec(name=INPUT, datatype="FP32", dims=(16,)),),
+        10,
+        tiers,
+        _policy(tuple(graphs), graphs, inputs),
+        RouterLimits(rows_in_flight=4096, max_batch_size=MAX_BATCH, shadow_share=0.0),
     )
-    gear = Gear(
-        up_to_rps=None,
-        policy=policy,
-        min_queue=1,
-        max_wait_ms=0.0,
-        predicted_accuracy=1.0,
-        predicted_cost=1.0,
-    )
-    plan = GearPlan(
-        cascade=name,
-        made_from={},
-        inputs=(InputSpec(name=INPUT, datatype="FP32", dims=(16,)),),
-        classes=10,
-        probabilities=False,
-        ladder=ladder,
-        gears=(gear,),
-        hysteresis=Hysteresis(),
-        limits=RouterLimits(rows_in_flight=4096, max_batch_size=MAX_BATCH, shadow_share=0.0),
-        cost_unit="none",
-    )
-    placement = Placement(
-        cascade=name,
-        made_from={},
-        rate_rps=1.0,
-        bound_rps=1.0,
-        gap=0.0,
-        status="given",
-        giant_only_rps=None,
-        batch=dict.fromkeys(tiers, 1),
-        devices=(
-            PlacedDevice(type="cpu", kind="cpu", gpu=None, memory_mib=1, used_memory_mib=1.0, busy_share=0.0),
-        ),
-        instances=tuple(PlacedInstances(tier=t, device=0, count=1, busy_instances=0.0) for t in tiers),
-    )
-    return _ladder(name, "its only one", plan, placement, graphs, inputs)
+    return _ladder(name, "its only one", plan, bare_placement(name, tiers), graphs, inputs)
 
 
 def _policy(tiers: tuple[str, ...], graphs: dict[str, bytes], inputs: Arrays) -> PolicyTable:
@@ -202,11 +162,7 @@ def _ladder(
 ) -> Ladder:
     table = plan.gears[0].policy
     label, answered, reached, clear = _follow(table, graphs, inputs)
-    files: place.Files = {n: text.encode() for n, text in render_configs(plan, placement, "embedded").items()}
-    files |= {n: path.read_bytes() for n, path in code_files(plan, "embedded").items()}
-    files[f"{plan.cascade}/plan/gear_plan.json"] = plan.model_dump_json(indent=1).encode()
-    for info in plan.ladder:
-        files[f"{info.model}/{VERSION}/model.onnx"] = graphs[info.tier]
+    files = repository_files(plan, placement, graphs)
     order = [info.tier for info in plan.ladder]
     ladder = Ladder(
         name=name,

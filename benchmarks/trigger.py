@@ -14,26 +14,25 @@ from typing import Any
 
 from benchmarks.ladders import LADDERS, Ladder
 from benchmarks.measuring import QUICK, REPOSITORIES, Bench, served
+from benchmarks.plan_swap import swap_plan
 from cascade_tools.machine.facts import machine
 from cascade_tools.repository.place import PLAN_FILE
+from cascade_tools.serving.embedded import Server
 from cascade_tools.serving.perf_analyzer import find_perf_analyzer
-from cascade_tools.store import write_atomically
 
 OUT = Path("build/benchmarks/trigger.json")
 SETTINGS = ((1, 0.0), (4, 5.0), (16, 5.0), (16, 20.0))  # min_queue, max_wait_ms
 CLIENTS = (8, 32)
 PASSES = 3
-TAKE_OVER_S = 1.0  # the router looks every 250 ms
 
 
-def _put(ladder: Ladder, min_queue: int, max_wait_ms: float) -> None:
+def _put(ladder: Ladder, server: Server, min_queue: int, max_wait_ms: float) -> None:
     """Give every gear of the served plan the trigger."""
     name = f"{ladder.cascade}/{PLAN_FILE}"
     plan = json.loads(ladder.files[name])
     for gear in plan["gears"]:
         gear |= {"min_queue": min_queue, "max_wait_ms": max_wait_ms}
-    write_atomically(REPOSITORIES / ladder.name / "current" / name, json.dumps(plan).encode())
-    time.sleep(TAKE_OVER_S)
+    swap_plan(server, REPOSITORIES / ladder.name / "current" / name, json.dumps(plan).encode())
 
 
 def main() -> None:
@@ -45,13 +44,13 @@ def main() -> None:
         bench.check(("cascade",))
         for number in range(PASSES):
             for min_queue, max_wait_ms in SETTINGS if number % 2 == 0 else SETTINGS[::-1]:
-                _put(ladder, min_queue, max_wait_ms)
+                _put(ladder, server, min_queue, max_wait_ms)
                 for clients in CLIENTS:
                     result = bench.measure("cascade", clients)
                     found.setdefault((min_queue, max_wait_ms, clients), []).append(
                         {"rps": result.throughput_rps, "p50_ms": result.p50_ms, "p99_ms": result.p99_ms}
                     )
-        _put(ladder, *SETTINGS[-1])
+        _put(ladder, server, *SETTINGS[-1])
         bench.check(("cascade",))  # with the longest wait, too, every answer is the policy's
     rows: list[dict[str, Any]] = []
     print("  min_queue  max_wait ms  clients   requests/s   p50 ms   p99 ms")

@@ -11,7 +11,6 @@ writes build/benchmarks/simulator.json. `make validate-simulator`; --quick for f
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 import statistics
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.plan_swap import swap_plan
 from benchmarks.validation.pairs import QUICK_RATES, RATES, Pair, arrivals, gear_plans, write_trace
 from benchmarks.validation.table import markdown, verdict_of
 from benchmarks.validation.verdict import (
@@ -37,7 +37,6 @@ from benchmarks.validation.verdict import (
     judge,
 )
 from cascade_tools.artifacts import Frontier, GearPlan
-from cascade_tools.errors import CascadeError
 from cascade_tools.machine.facts import machine
 from cascade_tools.models.usercode import Rows, load_rows
 from cascade_tools.planning.outcomes import FloatArray
@@ -60,7 +59,6 @@ FOLDER = Path("build/benchmarks/simulator")
 OUT = Path("build/benchmarks/simulator.json")
 SLO_FACTOR = 3.0  # of the giant's unloaded p95
 UNLOADED_RPS = 10.0
-TAKE_OVER_S = 30.0
 CLIENTS = 32
 OVERLOAD = 1.5
 SEED = 3
@@ -102,17 +100,7 @@ class Bench:
 
     def put(self, policy: str) -> None:
         """Swap the plan under the running server, and wait until the router has taken it over."""
-        content = self.plans[policy].model_dump_json().encode()
-        if content == self._plan_path.read_bytes():
-            return
-        line = f"took over gear plan {hashlib.sha256(content).hexdigest()[:12]}"
-        before = self._log().count(line)
-        write_atomically(self._plan_path, content)
-        limit_s = time.monotonic() + TAKE_OVER_S
-        while self._log().count(line) == before:
-            if time.monotonic() > limit_s:
-                raise CascadeError(f"the router did not take over the plan of {policy}")
-            time.sleep(0.1)
+        swap_plan(self._server, self._plan_path, self.plans[policy].model_dump_json().encode())
 
     def measure(self, arrival_s: FloatArray) -> Replayed:
         """One run on the server."""
@@ -147,9 +135,6 @@ class Bench:
 
     def _draw(self, count: int) -> Any:
         return np.random.default_rng(SEED).integers(0, len(self._rows), count)
-
-    def _log(self) -> str:
-        return self._server.log.read_text(errors="replace")
 
 
 @contextmanager

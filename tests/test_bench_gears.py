@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from benchmarks.bursts import bursty
-from benchmarks.gears import kept, less_accurate
 from benchmarks.gears_picture import draw
+from benchmarks.gears_verdict import ACCURATE, CHEAPEST, GEARS, Paired, claims, kept, paired, row_of
 from cascade_tools.planning.outcomes import Outcomes
+from cascade_tools.planning.traces.lateness import judge
+from cascade_tools.serving.replay import Replayed
 
 
 def outcomes(latency_ms: list[list[float]], correct: list[bool] | None = None) -> Outcomes:
@@ -52,9 +54,42 @@ def test_only_rows_that_differ_tell_two_runs_apart() -> None:
     latency = [[1.0] * 40]
     better = outcomes(latency, [True] * 30 + [False] * 10)
     worse = outcomes(latency, [True] * 20 + [False] * 20)
-    assert less_accurate(better, worse) == pytest.approx(0.5**10)
-    assert less_accurate(better, better) == 1.0
-    assert less_accurate(worse, better) > 0.99
+    assert paired(better, worse).p_value == pytest.approx(0.5**10)
+    assert paired(better, worse).better
+    assert paired(better, better).p_value == 1.0
+    assert paired(worse, better).p_value > 0.99
+
+
+def test_accuracies_are_of_the_requests_that_both_answered() -> None:
+    hard_unanswered = outcomes([[1.0] * 30 + [float("nan")] * 10], [True] * 28 + [False] * 12)
+    all_answered = outcomes([[1.0] * 40], [True] * 28 + [False] * 12)
+    assert hard_unanswered.accuracy() > all_answered.accuracy()
+    found = paired(hard_unanswered, all_answered)
+    assert (found.answered, found.accuracy, found.other_accuracy) == (30, 28 / 30, 28 / 30)
+    assert not found.better
+
+
+def row(name: str, latency_ms: float, late_ms: float = 0.0) -> dict[str, object]:
+    """A run of ten seconds in which everything took so long, sent so late."""
+    found = outcomes([[latency_ms] * 5] * 10)
+    lateness_ms = np.full(50, late_ms)
+    none = np.zeros(50, bool)
+    run = Replayed(
+        found, lateness_ms, judge(lateness_ms, found.latency_ms), none, none, (), client_cpu_s=0.0, gears=None
+    )
+    return row_of(name, run, 10.0, ("only",))
+
+
+def claimed(accurate: dict[str, object], accuracy: Paired) -> tuple[bool, ...]:
+    return tuple(claims([row(GEARS, 1.0), accurate, row(CHEAPEST, 1.0)], accuracy).values())
+
+
+def test_claims_hold_by_the_server_alone_and_not_by_chance() -> None:
+    sure, chance = Paired(50, 0.9, 0.8, 0.001), Paired(50, 0.82, 0.8, 0.3)
+    assert claimed(row(ACCURATE, 99.0), sure) == (True, True, True, True)
+    assert claimed(row(ACCURATE, 99.0), chance) == (True, True, False, True), "one row more is no claim"
+    assert claimed(row(ACCURATE, 99.0, late_ms=95.0), sure)[1] is False, "only the generator was slow"
+    assert claimed(row(ACCURATE, 199.0, late_ms=95.0), sure)[1] is True
 
 
 def test_the_picture_holds_every_run() -> None:

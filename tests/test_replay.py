@@ -76,6 +76,13 @@ def test_the_gear_at_a_time_is_the_last_one_seen() -> None:
     assert GearSamples().at(np.array([1.0])).tolist() == [-1]
 
 
+def test_a_fallback_is_none_of_the_gears() -> None:
+    seen = GearSamples([0.0, 1.0], [0, -1]).at(np.array([0.5, 1.5]))
+    assert seen.tolist() == [0, -1]
+    served = Outcomes(np.array([0.5, 1.5]), np.ones(2), np.zeros(2, np.int64), np.ones(2, bool), seen)
+    assert [moment.gear for moment in course(served, slo_ms=20.0)] == [0, None]
+
+
 def test_the_alarm_never_rings_early() -> None:
     async def ring() -> list[float]:
         rang: list[float] = []

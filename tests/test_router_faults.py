@@ -160,6 +160,7 @@ def test_the_routes_that_the_plan_holds_without_the_tier_serve_and_are_flagged(
     # Row 0 has .9: enough for the plan's own gear, not for this one.
     assert ask(desk, EASY) == (2, FALLBACK)
     assert desk.ladder.asked()["base"] == FAILURES_TO_OPEN
+    wait_until(lambda: desk.count("cascade_gear") == -1)
     broken.tiers.clear()
     wait_until(lambda: not desk.router._tiers.broken)
     assert ask(desk, EASY) == (0, 0)

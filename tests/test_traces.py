@@ -46,6 +46,17 @@ def test_azure_2019_is_summed_per_minute_and_spread_inside_it(written) -> None:
     assert not np.array_equal(arrival, read_arrivals(path, seed=4))
 
 
+@pytest.mark.parametrize("unit", ["milliseconds", "microseconds"])
+@pytest.mark.parametrize(
+    "lines", [["{t}", "{t}"], ["timestamp", "{t}"], ['{{"time": {t}}}'], ["second,count", "{t},5"]]
+)
+def test_parts_of_seconds_are_named(written, unit: str, lines: list[str]) -> None:
+    moment = 1700000000000 if unit == "milliseconds" else 1700000000000000
+    path = written(*(line.format(t=moment) for line in lines))
+    with pytest.raises(UsageError, match=f"looks like {unit}: divide by"):
+        read_arrivals(path)
+
+
 def test_azure_2021_arrives_when_calls_began(written) -> None:
     path = written("app,func,end_timestamp,duration", "a,f,12.5,2.0", "a,g,11.0,1.0", "b,f,20.25,.25")
     # They began at 10.5, 10.0 and 20.0.

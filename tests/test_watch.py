@@ -138,6 +138,22 @@ def test_a_server_that_was_started_again_gives_no_window() -> None:
     assert window.rate_rps == pytest.approx(35.0)
 
 
+def test_a_quiet_window_behind_a_burst_is_no_restart() -> None:
+    """Waiting rows are in execution at the second reading: they wait no more and are not counted yet."""
+    burst, quiet, later = (
+        load_of(page(rows=rows, waiting=waiting), "c", TIERS, at)
+        for at, (rows, waiting) in enumerate([(100.0, 30.0), (110.0, 0.0), (180.0, 0.0)])
+    )
+    assert quiet.rows < burst.rows
+    window = window_between(burst, quiet)
+    assert window is not None
+    assert (window.rows, window.requests) == (0.0, 0.0)
+    # What waited has been seen: it does not come a second time.
+    window = window_between(quiet.after(burst), later)
+    assert window is not None
+    assert window.rows == later.rows - burst.rows == 20.0
+
+
 def test_what_is_as_planned_gives_no_alarm() -> None:
     findings = watched(40, gpu=0.12)
     assert findings.alarms == ()

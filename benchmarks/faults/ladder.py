@@ -14,23 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from cascade_tools.artifacts import (
-    Gear,
-    GearPlan,
-    Hysteresis,
-    InputSpec,
-    LadderTier,
-    PlacedDevice,
-    PlacedInstances,
-    Placement,
-    PolicyTable,
-    Route,
-    RouterLimits,
-)
+from cascade_tools.artifacts import GearPlan, InputSpec, PolicyTable, Route, RouterLimits
 from cascade_tools.repository import place
-from cascade_tools.repository.render import VERSION, code_files, render_configs
+from cascade_tools.repository.render import ONNX_SESSION, VERSION
 from cascade_tools.runtime.policy import ANSWER
-from cascade_tools.store import digest_bytes
+from cascade_tools.serving.bare_cascade import BareTier, bare_placement, bare_plan, repository_files
 
 CASCADE = "chaos"
 INPUT = "ROW"
@@ -132,65 +120,21 @@ def policies(confidence: Array) -> dict[str, PolicyTable]:
 def gear_plan(policy: PolicyTable, graphs: dict[str, bytes], **limits: float) -> GearPlan:
     """A plan of one gear."""
     settings = {"rows_in_flight": ROWS_IN_FLIGHT, "max_batch_size": MAX_BATCH, **limits}
-    return GearPlan(
-        cascade=CASCADE,
-        made_from={},
-        inputs=(InputSpec(name=INPUT, datatype="FP32", dims=(FEATURES,)),),
-        classes=CLASSES,
-        probabilities=False,
-        ladder=tuple(
-            LadderTier(
-                tier=name,
-                model=f"{CASCADE}_{name}",
-                sha256=digest_bytes(graphs[name]),
-                p50_ms=p50_ms,
-                p99_ms=p99_ms,
-                further_row_ms=p50_ms,
-            )
-            for name, (_, _, p50_ms, p99_ms) in TIERS.items()
-        ),
-        gears=(
-            Gear(
-                up_to_rps=None,
-                policy=policy,
-                min_queue=1,
-                max_wait_ms=0.0,
-                predicted_accuracy=0.0,
-                predicted_cost=0.0,
-            ),
-        ),
-        hysteresis=Hysteresis(),
-        limits=RouterLimits.model_validate(settings),
-        cost_unit="none",
-    )
+    inputs = (InputSpec(name=INPUT, datatype="FP32", dims=(FEATURES,)),)
+    return bare_plan(CASCADE, inputs, CLASSES, _tiers(graphs), policy, RouterLimits.model_validate(settings))
+
+
+def _tiers(graphs: dict[str, bytes]) -> list[BareTier]:
+    return [
+        BareTier(name, graphs[name], p50_ms, p99_ms, p50_ms, instances)
+        for name, (_, instances, p50_ms, p99_ms) in TIERS.items()
+    ]
 
 
 def put_repository(root: Path, plan: GearPlan, graphs: dict[str, bytes]) -> Path:
     """Write the repository for the embedded server; return it."""
-    placement = Placement(
-        cascade=CASCADE,
-        made_from={},
-        rate_rps=0.0,
-        bound_rps=0.0,
-        gap=0.0,
-        status="given",
-        giant_only_rps=None,
-        batch={},
-        devices=(
-            PlacedDevice(type="cpu", kind="cpu", gpu=None, memory_mib=0, used_memory_mib=0.0, busy_share=0.0),
-        ),
-        instances=tuple(
-            PlacedInstances(tier=name, device=0, count=count, busy_instances=0.0)
-            for name, (_, count, *_) in TIERS.items()
-        ),
-    )
-    configs = render_configs(plan, placement, "embedded")
-    files = {name: text.encode() for name, text in configs.items()}
-    files |= {name: path.read_bytes() for name, path in code_files(plan, "embedded").items()}
-    del files[
-        f"{CASCADE}/{VERSION}/onnx_session.py"
-    ]  # tiers inside the router could not be broken apart from it
-    files[f"{CASCADE}/{place.PLAN_FILE}"] = plan.model_dump_json().encode()
-    for info in plan.ladder:
-        files[f"{info.model}/{VERSION}/model.onnx"] = graphs[info.tier]
+    files = repository_files(plan, bare_placement(CASCADE, _tiers(graphs)), graphs)
+    # Tiers inside the router could not be broken apart from it.
+    del files[f"{CASCADE}/{VERSION}/{ONNX_SESSION}"]
+    files[f"{CASCADE}/{place.PLAN_FILE}"] = plan.model_dump_json().encode()  # as it is written when swapped
     return place.put(root, files, place.make_manifest(CASCADE, "embedded", files))

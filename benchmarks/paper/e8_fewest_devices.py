@@ -169,7 +169,9 @@ EXPERIMENT = Experiment(
         "models, or every set of single models. *Model switching*: every set of the four models as gears, "
         "by the same router. *One model*: asked directly, without any router. A gear goes up to 80 % of "
         "what its policy holds. For each the best of its ways counts, so everybody has a perfect planner. "
-        "The load generator shares the cores, here as in the simulation."
+        "The load generator shares the cores, here as in the simulation; on the server the same one asks "
+        "routers and single models, with the cores kept awake, and a run in which it lagged twice gets no "
+        "verdict."
     ),
     run=run,
 )

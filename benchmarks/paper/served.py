@@ -15,7 +15,7 @@ from benchmarks.paper.setting import SEED, Setting
 from cascade_tools.artifacts import Gear, GearPlan, LadderTier, PlacedInstances, Placement, PolicyTable
 from cascade_tools.models.usercode import Rows
 from cascade_tools.repository import place
-from cascade_tools.repository.render import VERSION, code_files, render_configs
+from cascade_tools.serving.bare_cascade import repository_files as bare_files
 from cascade_tools.serving.embedded import Server, embedded_triton
 from cascade_tools.serving.load import compare_latency_ms, run_load
 from cascade_tools.spec import load_devices
@@ -128,13 +128,11 @@ def repository_files(
     # Those with local tiers last: configs of tiers are as the cascade is planned.
     for router in sorted(routers, key=lambda router: router.local):
         plan = _plan(setting, router, added)
-        configs = render_configs(plan, _with_an_instance_per_core(setting, list(added)), "embedded")
-        files |= {name: text.encode() for name, text in configs.items()}
-        files |= {name: path.read_bytes() for name, path in code_files(plan, "embedded").items()}
-        files[f"{plan.cascade}/plan/gear_plan.json"] = plan.model_dump_json(indent=1).encode()
-        for info in plan.ladder:
-            graph = added[info.tier].graph if info.tier in added else setting.graph(info.tier)
-            files[f"{info.model}/{VERSION}/model.onnx"] = graph
+        graphs = {
+            info.tier: added[info.tier].graph if info.tier in added else setting.graph(info.tier)
+            for info in plan.ladder
+        }
+        files |= bare_files(plan, _with_an_instance_per_core(setting, list(added)), graphs)
     return files
 
 

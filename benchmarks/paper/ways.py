@@ -30,6 +30,7 @@ HOPELESS = 2.0  # times what is held: whoever's rate goes so high keeps no SLO
 BUSY = 0.8  # of what a gear sustains, before the next one takes over
 CASCADES = 6
 WIDEST_POINTS = 6.0
+NO_LIMIT = 2**31  # of rows in flight; more than any trace has
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -137,7 +138,7 @@ def single_models(setting: Setting, host: Host) -> list[Served]:
     for tier in setting.cascade.tier_names:
         policy = threshold_policy([tier], [])
         model = next(info.model for info in setting.plan.ladder if info.tier == tier)
-        system = _direct(host.system, tier)
+        system = direct(host.system, tier)
         found.append(Served(host, tier, system, ((None, policy),), host.capacity_rps(system), model))
     return found
 
@@ -185,12 +186,13 @@ def _routed(system: System, gears: Gears) -> System:
     return replace(system, gears=parsed, fallbacks=())
 
 
-def _direct(system: System, tier: str) -> System:
-    """The model of a tier asked by clients: nothing of the router is left."""
+def direct(system: System, tier: str) -> System:
+    """The model of a tier asked by clients: nothing of the router is left, its admission neither."""
     router = replace(
         system.router,
         own=NOTHING,
         inline_entry_ms=0.0,
+        rows_in_flight=NO_LIMIT,
         escalation_threads=system.router.rows_in_flight,
     )
     tiers = tuple(

@@ -42,6 +42,11 @@ def show_warning(text: str) -> None:
     Console(stderr=True, soft_wrap=True).print(f"warning: {text}", highlight=False, markup=False)
 
 
+def figure(value: float | None, digits: int) -> str:
+    """A number in a table; a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
 def show_json(content: Any) -> None:
     """The one object for machines, on one line."""
     print(json.dumps(content, allow_nan=False), flush=True)

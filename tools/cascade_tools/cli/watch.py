@@ -90,7 +90,7 @@ def _watch_on(watcher: Watcher, count: int | None, apply: bool, called: dict[str
 
 
 def _show_window(window: Window, findings: Findings) -> None:
-    gear = "-" if window.gear is None else str(window.gear)
+    gear = "-" if window.gear is None else "of a fallback" if window.gear < 0 else str(window.gear)
     devices = "".join(
         f"  {found.device}: {found.asked if found.shown is None else found.shown:.2f}"
         f" (plan {found.planned:.2f})"

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -46,19 +46,26 @@ class Reading:
         at_s: of a clock that never goes back.
         rows: that came to the router, refused ones and those that still wait for it included.
         requests: that they came in.
+        ended: requests that were answered or refused. What comes is this and an estimate of what waits, which
+            may fall a little; this counter never does.
         asked: rows that each tier was asked for, those included that the router ran by itself.
         work: of the tiers that have models of their own, by tier.
         gpu_utilization: 0..1 now, by GPU; empty where the server shows none.
-        gear: in use now; None where it is not shown yet.
+        gear: in use now, -1 while a fallback serves; None where it is not shown yet.
     """
 
     at_s: float
     rows: float
     requests: float
+    ended: float
     asked: Mapping[str, float] = field(default_factory=dict)
     work: Mapping[str, Work] = field(default_factory=dict)
     gpu_utilization: Mapping[str, float] = field(default_factory=dict)
     gear: int | None = None
+
+    def after(self, before: Reading) -> Reading:
+        """The same, but what has come stays: rows in execution wait no more, and are counted later."""
+        return replace(self, rows=max(self.rows, before.rows), requests=max(self.requests, before.requests))
 
 
 @dataclass(frozen=True)
@@ -80,17 +87,20 @@ class Window:
 
 
 def window_between(before: Reading, after: Reading) -> Window | None:
-    """The window of two readings; None where the server was started again between them."""
+    """The window of two readings; None where the server was started again between them.
+
+    Only counters tell that. A window after a burst, in which less waits than was thought, has no new rows.
+    """
     seconds = after.at_s - before.at_s
     asked = {tier: rows - before.asked.get(tier, 0.0) for tier, rows in after.asked.items()}
     work = {}
     for tier, now in after.work.items():
         was = before.work.get(tier, Work())
         work[tier] = Work(now.rows - was.rows, now.executions - was.executions, now.compute_s - was.compute_s)
-    rows, requests = after.rows - before.rows, after.requests - before.requests
-    grown = [rows, requests, *asked.values(), *(done.executions for done in work.values())]
-    if seconds <= 0.0 or min(grown) < 0.0:
+    counted = [after.ended - before.ended, *asked.values(), *(done.executions for done in work.values())]
+    if seconds <= 0.0 or min(counted) < 0.0:
         return None
+    rows, requests = max(0.0, after.rows - before.rows), max(0.0, after.requests - before.requests)
     return Window(seconds, rows, requests, asked, work, after.gpu_utilization, after.gear)
 
 

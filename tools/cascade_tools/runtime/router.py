@@ -417,7 +417,8 @@ class Router:
                 log.exception("the gear plan could not be looked at")
             try:
                 self._tiers.probe(time.monotonic())
-                self._metrics.set(m.GEAR, self._gears.current(self._tiers.broken).number)
+                gear = self._gears.current(self._tiers.broken)
+                self._metrics.set(m.GEAR, -1 if gear.is_fallback else gear.number)
                 self._metrics.flush()
             except Exception:
                 log.exception("metrics could not be written")

@@ -20,13 +20,16 @@ METRIC = "cascade_gear"
 
 @dataclass
 class GearSamples:
-    """Gears by the time they were seen at; `time_s` is of `time.perf_counter()`, or from a given moment."""
+    """Gears by the time they were seen at; `time_s` is of `time.perf_counter()`, or from a given moment.
+
+    Those of a fallback are -1: they are none of the plan's gears.
+    """
 
     time_s: list[float] = field(default_factory=list)
     gear: list[int] = field(default_factory=list)
 
     def at(self, time_s: FloatArray) -> IntArray:
-        """The gear last seen at each of some times, -1 where none had been."""
+        """The gear last seen at each of some times, -1 where none had been or it was a fallback's."""
         seen = np.searchsorted(self.time_s, time_s, side="right") - 1
         known = np.asarray([*self.gear, -1], np.int64)
         gear: IntArray = known[seen]  # before the first it is -1, the last element

@@ -72,6 +72,7 @@ def load_of(text: str, model: str, tiers: Mapping[str, str], at_s: float) -> Rea
         at_s=at_s,
         rows=rows[model] + waiting * per_request,
         requests=requests + waiting,
+        ended=requests,
         asked=_asked(text, model),
         work=work,
         gpu_utilization={

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 REQUEST_TIMEOUT_S = 60.0
 WARM_UP_REQUESTS = 32
 LEAD_S = 0.1  # from the end of the warm-up to second 0 of the trace
-OUTPUTS = ("LABEL", "TIER")
+LABEL, TIER = "LABEL", "TIER"
 ANSWERED, REFUSED, FAILED = 0, 1, 2
 # UNAVAILABLE may be a lost connection or a broken tier, too; these are the router's words, and Triton's.
 REFUSALS = ("rows are in flight", "maximum queue size")
@@ -41,13 +42,17 @@ KEPT_ERRORS = 5
 
 @dataclass(frozen=True)
 class Job:
-    """What to send; the .npz `inputs` holds the rows under `input:NAME`, `rows` and `arrival_s`."""
+    """What to send; the .npz `inputs` holds the rows under `input:NAME`, `rows` and `arrival_s`.
+
+    `outputs` are those that are asked for: LABEL, and of a cascade TIER.
+    """
 
     url: str
     model: str
     datatypes: dict[str, str]
     inputs: str
     results: str
+    outputs: tuple[str, ...]
 
 
 class Connection(triton_grpc.InferenceServerClient):  # type: ignore[misc]
@@ -58,7 +63,13 @@ class Connection(triton_grpc.InferenceServerClient):  # type: ignore[misc]
         return self._channel.unary_unary(METHOD)
 
 
-def serialized(model: str, datatypes: dict[str, str], rows: dict[str, npt.NDArray[Any]], row: int) -> bytes:
+def serialized(
+    model: str,
+    datatypes: dict[str, str],
+    rows: dict[str, npt.NDArray[Any]],
+    row: int,
+    outputs: Sequence[str],
+) -> bytes:
     """The request of one row, as a batch of one."""
     request = service_pb2.ModelInferRequest(model_name=model)
     for name, values in rows.items():
@@ -66,7 +77,7 @@ def serialized(model: str, datatypes: dict[str, str], rows: dict[str, npt.NDArra
         request.inputs.add(name=name, datatype=datatypes[name], shape=one.shape)
         content = serialize_byte_tensor(one).item() if datatypes[name] == "BYTES" else one.tobytes()
         request.raw_input_contents.append(content)
-    for name in OUTPUTS:
+    for name in outputs:
         request.outputs.add(name=name)
     content_of_all: bytes = request.SerializeToString()
     return content_of_all
@@ -138,7 +149,8 @@ class OpenLoop:
             return
         self.done_s[number] = time.perf_counter()
         self.label[number], tier = read_answer(response)
-        self.tier[number] = int.from_bytes(tier, "little", signed=True)
+        if tier:
+            self.tier[number] = int.from_bytes(tier, "little", signed=True)
         self.status[number] = ANSWERED
 
     def _note(self, number: int, error: Any) -> None:
@@ -152,10 +164,12 @@ class OpenLoop:
 
 
 def read_answer(response: bytes) -> tuple[bytes, bytes]:
-    """Raw contents of LABEL and TIER."""
+    """Raw contents of LABEL and TIER; nothing of TIER where it was not asked for."""
     message = service_pb2.ModelInferResponse.FromString(response)
     raw = message.raw_output_contents
-    first, second = (0, 1) if message.outputs[0].name == OUTPUTS[0] else (1, 0)
+    if len(raw) == 1:
+        return raw[0], b""
+    first, second = (0, 1) if message.outputs[0].name == LABEL else (1, 0)
     return raw[first], raw[second]
 
 
@@ -172,7 +186,7 @@ async def _main(job: Job) -> None:
     arrays = load_npz(Path(job.inputs))
     inputs = {name.removeprefix("input:"): v for name, v in arrays.items() if name.startswith("input:")}
     count = len(next(iter(inputs.values())))
-    requests = [serialized(job.model, job.datatypes, inputs, row) for row in range(count)]
+    requests = [serialized(job.model, job.datatypes, inputs, row, job.outputs) for row in range(count)]
     async with Connection(job.url) as connection:
         ask = connection.ask()
         for number in range(WARM_UP_REQUESTS):

@@ -28,7 +28,7 @@ from cascade_tools.planning.outcomes import FloatArray, IntArray, Outcomes
 from cascade_tools.planning.traces.lateness import Lateness, judge
 from cascade_tools.serving.awake import awake_cores
 from cascade_tools.serving.gear_samples import GearSamples, watch_gears
-from cascade_tools.serving.open_loop import ANSWERED, FAILED, REFUSED, REQUEST_TIMEOUT_S, Job
+from cascade_tools.serving.open_loop import ANSWERED, FAILED, LABEL, REFUSED, REQUEST_TIMEOUT_S, TIER, Job
 from cascade_tools.store import bytes_as_plain, load_npz
 
 START_TIMEOUT_S = 120.0
@@ -68,6 +68,7 @@ def replay(
     arrival_s: FloatArray,
     *,
     target: IntArray,
+    tier: int | None = None,
     metrics_url: str | None = None,
     awake: bool = False,
 ) -> Replayed:
@@ -75,12 +76,13 @@ def replay(
 
     Args:
         url: gRPC address of the server.
-        model: of the cascade; gives LABEL and TIER.
+        model: of the cascade, which gives LABEL and TIER; or with `tier` any that gives LABEL.
         inputs: name -> [n, ...].
         datatypes: Triton's, by name.
         rows: int64 [requests], into the inputs.
         arrival_s: float64 [requests], ascending, at least one.
         target: the right label of each row, int64 [n] or [n, tokens].
+        tier: of which `model` is the own model, as a position in the full ladder: it does not say so itself.
         metrics_url: of the server, for the gear over time.
         awake: keep this machine's cores from sleeping meanwhile (`awake`), as profiles are measured.
 
@@ -93,12 +95,15 @@ def replay(
         taken = {f"input:{name}": bytes_as_plain(values[used]) for name, values in inputs.items()}
         np.savez(content, rows=mine, arrival_s=arrival_s, **taken)
         file = Path(folder) / "job.json"
-        file.write_text(json.dumps(asdict(Job(url, model, datatypes, str(content), str(results)))))
+        outputs = (LABEL, TIER) if tier is None else (LABEL,)
+        file.write_text(json.dumps(asdict(Job(url, model, datatypes, str(content), str(results), outputs))))
         if awake:
             stack.enter_context(awake_cores())
         gears = stack.enter_context(watch_gears(metrics_url, model)) if metrics_url else None
         _run(file, model, float(arrival_s[-1]))
         found = load_npz(results)
+    if tier is not None:
+        found["tier"] = np.full(len(arrival_s), tier, np.int64)
     return _replayed(found, target[rows], arrival_s, gears)
 
 

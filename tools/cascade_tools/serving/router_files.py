@@ -11,24 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cascade_tools.artifacts import (
-    Gear,
-    GearPlan,
-    Hysteresis,
-    InputSpec,
-    LadderTier,
-    PlacedDevice,
-    PlacedInstances,
-    Placement,
-    PolicyTable,
-    Route,
-    RouterLimits,
-)
+from cascade_tools.artifacts import InputSpec, PolicyTable, Route, RouterLimits
 from cascade_tools.artifacts.profile import INLINE_ENTRY_MS
-from cascade_tools.repository.place import PLAN_FILE, Content
-from cascade_tools.repository.render import VERSION, code_files, render_configs
+from cascade_tools.repository.place import Files
 from cascade_tools.runtime.policy import ANSWER
-from cascade_tools.store import digest_bytes
+from cascade_tools.serving.bare_cascade import BareTier, bare_placement, bare_plan, repository_files
 
 ROUTER = "idle"
 NEAR, FAR = "near", "far"
@@ -43,69 +30,21 @@ def idle_rows(sure: bool) -> dict[str, npt.NDArray[Any]]:
     return {INPUT: np.full((1, FEATURES), 1.0 if sure else 0.0, np.float32)}
 
 
-def idle_files() -> dict[str, Content]:
+def idle_files() -> Files:
     """The repository of the cascade."""
     graph = _graph()
     planned_ms = {NEAR: 0.01, FAR: 2.0 * INLINE_ENTRY_MS}
-    plan = GearPlan(
-        cascade=ROUTER,
-        made_from={},
-        inputs=(InputSpec(name=INPUT, datatype="FP32", dims=(FEATURES,)),),
-        classes=2,
-        probabilities=False,
-        ladder=tuple(
-            LadderTier(
-                tier=tier,
-                model=f"{ROUTER}_{tier}",
-                sha256=digest_bytes(graph),
-                p50_ms=own_ms,
-                p99_ms=own_ms,
-                further_row_ms=0.0,
-            )
-            for tier, own_ms in planned_ms.items()
-        ),
-        gears=(_gear(),),
-        hysteresis=Hysteresis(),
-        limits=RouterLimits(rows_in_flight=4096, max_batch_size=MAX_BATCH, shadow_share=0.0),
-        cost_unit="none",
-    )
-    configs = render_configs(plan, _placement(), "embedded")
-    files: dict[str, Content] = {name: text.encode() for name, text in configs.items()}
-    files |= code_files(plan, "embedded")
-    files[f"{ROUTER}/{PLAN_FILE}"] = plan.model_dump_json(indent=1).encode()
-    return files | {f"{info.model}/{VERSION}/model.onnx": graph for info in plan.ladder}
-
-
-def _gear() -> Gear:
+    tiers = [BareTier(name, graph, own_ms, own_ms, 0.0) for name, own_ms in planned_ms.items()]
     routes = (Route(cuts=(0.5,), to=(1, ANSWER)), Route(cuts=(), to=(ANSWER,)))
-    return Gear(
-        up_to_rps=None,
-        policy=PolicyTable(tiers=(NEAR, FAR), routes=routes),
-        min_queue=1,
-        max_wait_ms=0.0,
-        predicted_accuracy=1.0,
-        predicted_cost=0.0,
+    plan = bare_plan(
+        ROUTER,
+        (InputSpec(name=INPUT, datatype="FP32", dims=(FEATURES,)),),
+        2,
+        tiers,
+        PolicyTable(tiers=(NEAR, FAR), routes=routes),
+        RouterLimits(rows_in_flight=4096, max_batch_size=MAX_BATCH, shadow_share=0.0),
     )
-
-
-def _placement() -> Placement:
-    """One instance of each tier; nothing but their number is rendered."""
-    return Placement(
-        cascade=ROUTER,
-        made_from={},
-        rate_rps=1.0,
-        bound_rps=1.0,
-        gap=0.0,
-        status="given",
-        giant_only_rps=None,
-        batch={NEAR: 1, FAR: 1},
-        devices=(
-            PlacedDevice(type="cpu", kind="cpu", gpu=None, memory_mib=1, used_memory_mib=1.0, busy_share=0.0),
-        ),
-        instances=tuple(
-            PlacedInstances(tier=tier, device=0, count=1, busy_instances=0.0) for tier in (NEAR, FAR)
-        ),
-    )
+    return repository_files(plan, bare_placement(ROUTER, tiers), dict.fromkeys(planned_ms, graph))
 
 
 def _graph() -> bytes:

@@ -18,10 +18,10 @@ from cascade_tools.serving.embedded import Server
 from cascade_tools.serving.replay import Replayed, replay
 from cascade_tools.stages.gears import GEARS_FILE
 from cascade_tools.stages.kept_rows import load_test_rows
+from cascade_tools.stages.planned_slo import slo_of
 from cascade_tools.stages.spent import Cost, CostWatch
 from cascade_tools.store import Workspace
 
-SLO_FACTOR = 3.0  # of the last tier's planned p99, where no SLO is given
 MOST_ROW_BYTES = 256 * 2**20  # of different rows; requests are built before the first is sent
 MOST_SECONDS = 86_400.0
 
@@ -127,11 +127,7 @@ def replay_trace(
         metrics_url=metrics_url,
     )
     cost = watch.stop()
-    factor_ms = SLO_FACTOR * plan.ladder[-1].p99_ms
-    chosen = (
-        (factor_ms, f"{SLO_FACTOR:g} x the last tier's planned p99") if slo_ms is None else (slo_ms, "given")
-    )
-    return _report(plan, found, cost, chosen, field, seed)
+    return _report(plan, found, cost, slo_of(plan, slo_ms), field, seed)
 
 
 def draw_rows(rows: Rows, count: int, seed: int) -> IntArray:

@@ -12,10 +12,10 @@ from cascade_tools.planning.outcomes import FloatArray
 from cascade_tools.planning.simulator.engine import simulate
 from cascade_tools.planning.simulator.result import Simulated
 from cascade_tools.planning.simulator.system import Loss, System
+from cascade_tools.stages.planned_slo import slo_of
 from cascade_tools.stages.simulated import load_planned, make_system, recorded_of, with_losses
 from cascade_tools.store import Workspace
 
-SLO_FACTOR = 3.0  # of the last tier's planned p99, where no SLO is given
 NO_ROUTER_COSTS = "the profile does not know what router and front end cost, so they cost nothing here"
 NO_HOP = "the profile does not know what a call of a tier costs, so it costs nothing here"
 
@@ -91,15 +91,9 @@ def simulate_load(
     system = with_losses(make_system(planned, client_here), losses)
     rows = np.random.default_rng(seed).integers(0, len(recorded.confidence), len(arrival_s))
     found = simulate(system, arrival_s, rows, recorded)
-    last_ms = planned.plan.ladder[-1].p99_ms
-    slo = (
-        (SLO_FACTOR * last_ms, f"{SLO_FACTOR:g} x the last tier's planned p99")
-        if slo_ms is None
-        else (slo_ms, "given")
-    )
     warnings = [NO_ROUTER_COSTS] if planned.profile.router is None else []
     warnings += [NO_HOP] if planned.profile.hop is None else []
-    return _report(planned.plan, system, found, slo, warnings)
+    return _report(planned.plan, system, found, slo_of(planned.plan, slo_ms), warnings)
 
 
 def _report(

@@ -128,7 +128,8 @@ def windows(
         if away:
             report.say(f"  {url}: is there again")
         window = None if before is None else window_between(before, now)
-        before, away = now, False
+        before = now if before is None or window is None else now.after(before)
+        away = False
         if window is not None:
             yield window
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cascade_tools.planning.traces.lines import BadLine, numbered, to_number
+from cascade_tools.planning.traces.lines import BadLine, in_seconds, numbered, to_number
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -77,7 +77,7 @@ def parse_second_counts(lines: Iterable[str]) -> Counts:
             continue
         values = [_whole(part) for part in parts]
         if len(values) not in (1, 2) or None in values:
-            raise BadLine(number, text, EXPECTED)
+            raise BadLine(number, text, in_seconds(EXPECTED, parts[0]))
         whole = [value for value in values if value is not None]
         second = whole[0] if len(whole) == 2 else (seconds[-1] + 1 if seconds else 0)
         if seconds and (second <= seconds[-1] or second - seconds[0] > LONGEST_S):

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from cascade_tools.planning.traces.azure import is_2019, is_2021, parse_2019, parse_2021
 from cascade_tools.planning.traces.counts import COUNT_NAMES, Counts, FloatArray, parse_second_counts
-from cascade_tools.planning.traces.lines import to_number
+from cascade_tools.planning.traces.lines import LATEST_S, to_number
 from cascade_tools.planning.traces.timestamps import TIME_NAMES, parse_csv, parse_jsonl, to_seconds
 
 FORMATS: dict[str, Callable[[Iterable[str]], Counts | FloatArray]] = {
@@ -44,9 +44,11 @@ def recognise(head: Sequence[str]) -> str | None:
 
 
 def _of_bare_values(first: list[str], columns: int) -> str | None:
+    values = [to_number(text) for text in first]
+    if columns <= 2 and values[0] is not None and abs(values[0]) > LATEST_S:
+        return "csv"  # which says that these are no seconds
     if columns > 2 or to_seconds(first[0]) is None:
         return None
-    values = [to_number(text) for text in first]
     if None in values:
         return "csv"  # times in ISO 8601
     numbers = [value for value in values if value is not None]

@@ -2,7 +2,7 @@
 
 poisson     independent requests
 gamma       gaps of a given coefficient of variation: 1 is Poisson, above it bursts
-on_off      times with load and times without, of random lengths
+on-off      times with load and times without, of random lengths
 diurnal     a rate that goes up and down as a sine
 spike       one rate, and for a while another
 """
@@ -16,6 +16,7 @@ import numpy as np
 from cascade_tools.planning.traces.counts import FloatArray
 
 CHUNK = 1 << 16  # gaps drawn at once
+CV = 4.0  # of gamma
 
 
 def poisson(rate_rps: float, seconds: float, seed: int) -> FloatArray:
@@ -116,7 +117,7 @@ def generate(
     seconds: float,
     seed: int,
     *,
-    cv: float = 4.0,
+    cv: float | None = None,
     low_rps: float | None = None,
     period_s: float | None = None,
 ) -> FloatArray:
@@ -127,9 +128,9 @@ def generate(
         rate_rps: the mean rate of poisson and gamma, the highest of the others.
         seconds: length.
         seed: of everything that is drawn.
-        cv: of gamma.
+        cv: of gamma; None for 4.
         low_rps: the lowest rate; None for a tenth of `rate_rps`.
-        period_s: of diurnal, by default all of it; of on_off the mean length of on and off together, and of
+        period_s: of diurnal, by default all of it; of on-off the mean length of on and off together, and of
             spike how long it lasts (from a third on), by default a tenth.
 
     Raises:
@@ -140,7 +141,7 @@ def generate(
     half_s = tenth_s / 2.0
     made: dict[str, Callable[[], FloatArray]] = {
         "poisson": lambda: poisson(rate_rps, seconds, seed),
-        "gamma": lambda: gamma(rate_rps, cv, seconds, seed),
+        "gamma": lambda: gamma(rate_rps, CV if cv is None else cv, seconds, seed),
         "on-off": lambda: on_off(rate_rps, low, half_s, half_s, seconds, seed),
         "diurnal": lambda: diurnal(rate_rps, low, period_s or seconds, seconds, seed),
         "spike": lambda: spike(rate_rps, low, seconds / 3.0, tenth_s, seconds, seed),

@@ -6,6 +6,12 @@ import math
 from collections.abc import Iterable, Iterator
 
 MOST_SHOWN = 60  # characters of a bad line in a message
+LATEST_S = 1e11  # the year 5138; larger numbers are parts of seconds
+PARTS_OF_SECONDS = (
+    (1e14, "milliseconds", "1e3"),
+    (1e17, "microseconds", "1e6"),
+    (1e20, "nanoseconds", "1e9"),
+)
 
 
 class BadLine(ValueError):
@@ -39,3 +45,14 @@ def to_number(text: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def in_seconds(expected: str, text: str) -> str:
+    """What was expected where a time should stand; where that counts parts of seconds since 1970, says so."""
+    value = to_number(text)
+    if value is None or abs(value) <= LATEST_S:
+        return expected
+    for below, unit, factor in PARTS_OF_SECONDS:
+        if abs(value) < below:
+            return f"{expected} (this looks like {unit}: divide by {factor})"
+    return expected

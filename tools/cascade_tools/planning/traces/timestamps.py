@@ -10,13 +10,12 @@ from collections.abc import Iterable
 import numpy as np
 
 from cascade_tools.planning.traces.counts import FloatArray
-from cascade_tools.planning.traces.lines import BadLine, numbered, to_number
+from cascade_tools.planning.traces.lines import LATEST_S, BadLine, in_seconds, numbered, to_number
 
 TIME_NAMES = ("arrival_s", "arrival", "timestamp", "time", "ts")
 EXPECTED_TIME = "a time in seconds, or in ISO 8601 such as 2026-01-31T12:00:00.25Z"
 EXPECTED_CSV = f"{EXPECTED_TIME}, first in the line or below a heading that is one of {', '.join(TIME_NAMES)}"
 EXPECTED_JSON = f"{EXPECTED_TIME}, as a JSON value or below one of the keys {', '.join(TIME_NAMES)}"
-LATEST_S = 1e11  # the year 5138; larger numbers are milliseconds
 ISO = re.compile(
     r"(?P<day>\d{4}-\d\d-\d\d)[T ](?P<clock>\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)\s?"
     r"(?:Z|UTC|(?P<sign>[+-])(?P<hours>\d\d):?(?P<minutes>\d\d))?"
@@ -53,12 +52,13 @@ def parse_csv(lines: Iterable[str]) -> FloatArray:
             names = [part.strip().lower() for part in parts]
             known = [names.index(name) for name in TIME_NAMES if name in names]
             if not known:
-                raise BadLine(number, text, EXPECTED_CSV)
+                raise BadLine(number, text, in_seconds(EXPECTED_CSV, parts[0]))
             column = known[0]
             continue
-        value = to_seconds(parts[column]) if column < len(parts) else None
+        there = parts[column] if column < len(parts) else ""
+        value = to_seconds(there)
         if value is None:
-            raise BadLine(number, text, EXPECTED_CSV)
+            raise BadLine(number, text, in_seconds(EXPECTED_CSV, there))
         found.append(value)
     return _from_first(found, EXPECTED_CSV)
 
@@ -80,7 +80,7 @@ def parse_jsonl(lines: Iterable[str]) -> FloatArray:
         plain = isinstance(value, (int, float, str)) and not isinstance(value, bool)
         seconds = to_seconds(str(value)) if plain else None
         if seconds is None:
-            raise BadLine(number, text, EXPECTED_JSON)
+            raise BadLine(number, text, in_seconds(EXPECTED_JSON, str(value)))
         found.append(seconds)
     return _from_first(found, EXPECTED_JSON)
 
