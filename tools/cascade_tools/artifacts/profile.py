@@ -110,6 +110,22 @@ class RouterCost(Value):
     late_row_ms: float = Field(ge=0.0)
     origin: Origin
 
+    def cpu_ms_per_row(self, batch_rows: float, late_share: float) -> float:
+        """CPU ms on the server's cores, front end and router's process together, that one row costs.
+
+        Args:
+            batch_rows: rows of a batch of the router, from 1.
+            late_share: of the rows, that leave `execute` and are answered late, 0..1.
+        """
+        return self.front_cpu_ms + self.serial_ms_per_row(batch_rows, late_share)
+
+    def serial_ms_per_row(self, batch_rows: float, late_share: float) -> float:
+        """The part of `cpu_ms_per_row` that one instance of the router does one after another.
+
+        It runs in one Python process; late answers are sent by its threads, which hold the same lock.
+        """
+        return self.row_ms + self.batch_ms / batch_rows + late_share * self.late_row_ms
+
 
 class AskCost(NamedTuple):
     """What asking one tier costs beside its own work: latency and CPU time of one call."""
@@ -151,15 +167,30 @@ class Profile(Artifact):
             device = mine[0].device
         return tuple(sorted((p for p in mine if p.device == device), key=lambda point: point.batch))
 
-    def ask_cost(self, tier: str) -> AskCost:
-        """What it costs to ask a tier where the embedded server runs the cascade; 0 where none does."""
+    def runs_inline(self, tier: str, entry_ms: float = INLINE_ENTRY_MS) -> bool:
+        """Whether the router may run a tier in its own process, on a CPU.
+
+        Args:
+            tier: its name.
+            entry_ms: the longest time of one row with which it may.
+        """
+        alone = self.at(tier, 1)
+        return alone.format in LOCAL_FORMATS and alone.latency_p50_ms <= entry_ms
+
+    def ask_cost(self, tier: str, inline: bool | None = None) -> AskCost:
+        """What it costs to ask a tier where the embedded server runs the cascade; 0 where none does.
+
+        Args:
+            tier: its name.
+            inline: whether the router runs it itself; None: if it may.
+        """
         if self.hop is None:
             return AskCost(0.0, 0.0)
-        alone = self.at(tier, 1)
-        if alone.format in LOCAL_FORMATS and alone.latency_p50_ms <= INLINE_ENTRY_MS:
+        if self.runs_inline(tier) if inline is None else inline:
             return AskCost(self.hop.step_ms, self.hop.step_ms)
         # What the server adds to this tier's row, where that is more than a call that does nothing.
-        return AskCost(max(self.hop.latency_ms, alone.overhead_ms or 0.0), self.hop.cpu_ms)
+        overhead_ms = self.at(tier, 1).overhead_ms or 0.0
+        return AskCost(max(self.hop.latency_ms, overhead_ms), self.hop.cpu_ms)
 
     def at(self, tier: str, batch: int, device: str | None = None) -> ProfilePoint:
         """The point of the largest profiled batch that is not above `batch`."""

@@ -14,6 +14,7 @@ HOST = "host of "
 MOST_GROUP_LINES = 15
 MOST_LOSS_LINES = 12
 MIB_PER_GIB = 1024
+BINDS = 1.0 - 1e-6
 BASELINES = {
     "giant_only": "{giant} alone, without a router",
     "full_lp": "every tier on every device",
@@ -29,7 +30,13 @@ def placement_screen(made: Placement, seconds: float | None = None) -> list[str]
         made: the placement.
         seconds: that the search took.
     """
-    parts = [_headline(made, seconds), _baselines(made), _energy(made), _groups(made), _losses(made)]
+    parts = [
+        [*_headline(made, seconds), *_router(made)],
+        _baselines(made),
+        _energy(made),
+        _groups(made),
+        _losses(made),
+    ]
     return [line for part in parts if part for line in (*part, "")][:-1]
 
 
@@ -56,6 +63,18 @@ def _headline(made: Placement, seconds: float | None) -> list[str]:
         f"{found}, gap {made.gap:.2%}"
     )
     return [first, *_wrapped(text, "  ")]
+
+
+def _router(made: Placement) -> list[str]:
+    """What the router's processes take, where that binds; and what is not counted."""
+    lines = []
+    if made.router_rps is not None and made.rate_rps >= made.router_rps * BINDS:
+        lines = _wrapped(
+            f"  The router binds: its processes take at most {_rate(made.router_rps)} rows/s, whatever the "
+            "devices do; raise `serving.router_instances` where the host has cores for it",
+            "    ",
+        )
+    return [*lines, *(line for note in made.notes for line in _wrapped(f"  Note: {note}", "    "))]
 
 
 def _baselines(made: Placement) -> list[str]:

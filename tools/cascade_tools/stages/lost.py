@@ -12,19 +12,25 @@ from cascade_tools.planning.placement.problem import Problem, Solution
 MOST_SHOWN = 256  # devices whose busy shares are kept for every loss
 
 
-def what_is_left(problem: Problem, solution: Solution, left_out: str = "") -> tuple[Lost, ...]:
+def what_is_left(problem: Problem, solution: Solution) -> tuple[Lost, ...]:
     """For every single device, and every host where one has several.
 
     Args:
         problem: what was placed.
         solution: where.
-        left_out: a load that is none of the tiers, if there is one.
     """
+    tiers = [i for i, tier in enumerate(problem.tiers) if not tier.overhead]
 
     def reach_without(gone: Sequence[int]) -> tuple[float, ...] | None:
-        return passed_on(tuple(tier.reach for tier in problem.tiers), gone)
+        if not set(gone) <= set(tiers):  # the host of the router: nobody is asked any more
+            return None
+        there = passed_on([problem.tiers[i].reach for i in tiers], [tiers.index(i) for i in gone])
+        if there is None:
+            return None
+        found = dict(zip(tiers, there, strict=True))
+        return tuple(found.get(i, tier.reach) for i, tier in enumerate(problem.tiers))
 
-    return tuple(_lost(problem, left, left_out) for left in losses(problem, solution, reach_without))
+    return tuple(_lost(problem, left) for left in losses(problem, solution, reach_without))
 
 
 def passed_on(reach: Sequence[float], gone: Sequence[int]) -> tuple[float, ...] | None:
@@ -50,14 +56,15 @@ def passed_on(reach: Sequence[float], gone: Sequence[int]) -> tuple[float, ...] 
     return tuple(found) if any(share > 0.0 for share in found) else None
 
 
-def _lost(problem: Problem, left: Left, left_out: str) -> Lost:
+def _lost(problem: Problem, left: Left) -> Lost:
     names = [tier.name for tier in problem.tiers]
+    tiers = {tier.name for tier in problem.tiers if not tier.overhead}
     reach = {} if left.reach is None else dict(zip(names, left.reach, strict=True))
     return Lost(
         what=left.what,
         which=left.which,
-        homeless=tuple(names[i] for i in left.gone if names[i] != left_out),
-        reach={name: share for name, share in reach.items() if name != left_out} if left.serves else {},
+        homeless=tuple(names[i] for i in left.gone if names[i] in tiers),
+        reach={name: share for name, share in reach.items() if name in tiers} if left.serves else {},
         rate_rps=left.rate_rps if left.serves else None,
         busiest_share=left.busiest_share if left.serves else None,
         busy_share=_busy_share(problem, left) if len(problem.devices) <= MOST_SHOWN else (),
