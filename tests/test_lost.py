@@ -62,7 +62,10 @@ def test_what_is_left_names_every_device_and_host() -> None:
 
 
 def test_what_asks_the_tiers_is_none_of_them() -> None:
-    tiers = (TierLoad("(asking)", 1.0, (variant(0.1),), overhead=True), TierLoad("only", 1.0, (variant(1.0),)))
+    tiers = (
+        TierLoad("(asking)", 1.0, (variant(0.1),), overhead=True),
+        TierLoad("only", 1.0, (variant(1.0),)),
+    )
     problem = Problem(tiers, (Device("g", 100),))
     count = np.array([[1], [1]])
     rate, busy = balance(problem, count)

@@ -21,8 +21,8 @@ from cascade_tools.artifacts import (
 )
 from cascade_tools.errors import ArtifactError, UsageError
 from cascade_tools.spec import Cascade, load_cascade, load_devices
-from cascade_tools.stages.sustained import placed_counts, sustained_by
 from cascade_tools.stages.asking import ASKING
+from cascade_tools.stages.sustained import placed_counts, sustained_by
 from cascade_tools.stages.tier_loads import problem_of
 from cascade_tools.store import Workspace
 

@@ -202,14 +202,29 @@ def _lost_label(kind: str, numbers: Sequence[int]) -> str:
 
 def _left(made: Placement, lost: Lost) -> str:
     if lost.rate_rps is None:
-        return f"{'-':>10}  nothing is left that could answer"
+        routes = set(made.batch) <= set(lost.homeless)
+        return f"{'-':>10}  " + ("nothing is left that could answer" if routes else "the router runs there")
     share = lost.rate_rps / made.rate_rps if made.rate_rps > 0.0 else 0.0
     text = f"{_rate(lost.rate_rps):>10}  ({share:.0%})"
     if made.minimise is not None:
         text += f", busiest device {100 * (lost.busiest_share or 0.0):.0f} %"
     if lost.homeless:
-        text += f", without {', '.join(lost.homeless)}: its rows go to the next larger tier"
+        text += f", without {', '.join(lost.homeless)}: {_who_answers(made, lost)}"
     return text
+
+
+def _who_answers(made: Placement, lost: Lost) -> str:
+    """What becomes of the rows of tiers without a home; those of the largest have no larger one."""
+    sizes = list(made.batch)
+    there = [tier for tier in sizes if tier not in lost.homeless]
+    last = max(sizes.index(tier) for tier in there)
+    stuck = [tier for tier in lost.homeless if sizes.index(tier) > last]
+    if not stuck:
+        return f"{'its' if len(lost.homeless) == 1 else 'their'} rows go to the next larger tier"
+    answered = (
+        f"rows that ask for {'it' if len(lost.homeless) == 1 else stuck[0]} keep the last answer they have"
+    )
+    return answered if len(stuck) == len(lost.homeless) else f"{answered}, the others' go to the next larger"
 
 
 def _label(made: Placement, numbers: Sequence[int]) -> str:

@@ -24,7 +24,9 @@ from cascade_tools.stages.search import planned_point
 ASKING = "(asking)"  # no tier can have this name
 NO_CPU = "the device file has no device of kind cpu: what the router takes of its host is not counted"
 APART = "closure: host, and only the first host has a cpu: what the routers take of theirs is not counted"
-NO_COST = "the profile does not know what router and front end cost: no more than the calls of tiers is counted"
+NO_COST = (
+    "the profile does not know what router and front end cost: no more than the calls of tiers is counted"
+)
 
 
 class RowCost(NamedTuple):
@@ -134,7 +136,7 @@ def late_share(reach: Sequence[float], *, skips: bool) -> float:
 def _in_execute(
     profile: Profile, tier: str, entry: str, reach: Mapping[str, float], batch_rows: float
 ) -> bool:
-    """Whether the router waits for a tier that it runs itself, as it decides by itself (`runtime/router.py`)."""
+    """Whether the router waits for a tier that it runs itself, by its own rule (`runtime/router.py`)."""
     if tier == entry:
         return True
     rows = max(1, round(batch_rows * reach[tier]))

@@ -144,7 +144,7 @@ def _overheads(problem: Problem) -> dict[str, Variant]:
 
 
 def _times(asked: Variant | None, base: Variant) -> float:
-    """How many rows of one overhead are as much as a row of another: in time or in work, whichever is more."""
+    """How many rows of one overhead are as much as one of another: in time or in work, whichever is more."""
     if asked is None:
         return 0.0
     (kind,) = base.seconds_per_row

@@ -117,16 +117,32 @@ def _with_known_energy(made: Placement, profile: Profile, reach: dict[str, float
         return made
     points: dict[str, ProfilePoint] = {}
     for tier in reach:
-        known = [p for p in profile.points if p.tier == tier and p.instances == 1 and p.energy_j is not None]
-        if not known:
+        nearest = _nearest_with_energy(made, profile, tier)
+        if nearest is None:
             return made
-        points[tier] = min(known, key=lambda p: (abs(p.batch - made.batch[p.tier]), p.batch))
+        points[tier] = nearest
     *_, giant = made.batch
     return made.model_copy(
         update={
             "energy_j": sum(share * (points[tier].energy_j or 0.0) for tier, share in reach.items()),
             "giant_energy_j": points[giant].energy_j,
             "energy_figures": _least({point.energy_origin for point in points.values()}),
-            "energy_batches": {tier: point.batch for tier, point in points.items()},
+            "energy_batches": {
+                tier: point.batch for tier, point in points.items() if point.batch != made.batch[tier]
+            },
         }
     )
+
+
+def _nearest_with_energy(made: Placement, profile: Profile, tier: str) -> ProfilePoint | None:
+    """The point nearest to the planned batch whose energy is known, on a type that the tier stands on."""
+    types = {made.devices[placed.device].type for placed in made.instances if placed.tier == tier}
+    known = [
+        point
+        for point in profile.points
+        if point.tier == tier
+        and point.device in types
+        and point.instances == 1
+        and point.energy_j is not None
+    ]
+    return min(known, key=lambda p: (abs(p.batch - made.batch[tier]), p.batch), default=None)

@@ -96,7 +96,9 @@ def solver_output_on_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def placement_of(found: Planned, devices: Sequence[Named], cascade: str, made_from: dict[str, str]) -> Placement:
+def placement_of(
+    found: Planned, devices: Sequence[Named], cascade: str, made_from: dict[str, str]
+) -> Placement:
     """The answer as an artifact.
 
     Args:
@@ -137,13 +139,19 @@ def placement_of(found: Planned, devices: Sequence[Named], cascade: str, made_fr
 
 
 def energy_per_row(problem: Problem, solution: Solution) -> float | None:
-    """Dynamic J of one row at the solution's rate; None where a tier that is used has none."""
+    """Dynamic J of one row at the solution's rate; None where a tier that is used has none.
+
+    What asking takes is left out where nothing is known of it.
+    """
     if solution.rate_rps <= 0.0:
         return None
     watts = 0.0
     for u, g in np.argwhere(solution.busy > 0.0).tolist():
-        variant, kind = problem.variant(problem.units[u]), problem.devices[g].type
+        unit, kind = problem.units[u], problem.devices[g].type
+        variant = problem.variant(unit)
         energy_j = variant.energy_j.get(kind)
+        if energy_j is None and problem.tiers[unit.tier].overhead:
+            continue
         if energy_j is None:
             return None
         watts += float(solution.busy[u, g]) / variant.seconds_per_row[kind] * energy_j

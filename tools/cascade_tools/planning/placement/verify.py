@@ -79,14 +79,18 @@ def _device(problem: Problem, g: int, count: IntArray, busy: FloatArray) -> Iter
         of_tier[unit.tier] += n
     if held_mib > device.memory_mib:
         yield f"{held_mib} MiB placed on {device.memory_mib} MiB"
-    if resident > 1.0 + EXACT:
-        yield f"kernel utilization of its instances {resident:.6f} is above 1"
-    if busy_share > 1.0 + TOLERANCE:
-        yield f"busy share {busy_share:.6f} is above 1"
+    yield from _too_much(resident, busy_share)
     for i, n in of_tier.items():
         most = problem.tiers[i].instances
         if most is not None and n > most:
             yield f"{n} instances of {problem.tiers[i].name}, at most {most} are allowed"
+
+
+def _too_much(resident: float, busy_share: float) -> Iterator[str]:
+    if resident > 1.0 + EXACT:
+        yield f"kernel utilization of its instances {resident:.6f} is above 1"
+    if busy_share > 1.0 + TOLERANCE:
+        yield f"busy share {busy_share:.6f} is above 1"
 
 
 def _homes(problem: Problem, count: IntArray) -> Iterator[str]:

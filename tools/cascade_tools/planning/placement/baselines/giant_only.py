@@ -36,7 +36,9 @@ def giant_only(alone: Problem) -> IntArray:
     best = np.zeros((len(numbers.tier), len(blocks)), np.int64)
     highest = np.zeros(len(blocks))
     beside = _overheads(alone, numbers, blocks)
-    tier_alone = replace(alone, tiers=tuple(replace(t, reach=0.0 if t.overhead else 1.0) for t in alone.tiers))
+    tier_alone = replace(
+        alone, tiers=tuple(replace(t, reach=0.0 if t.overhead else 1.0) for t in alone.tiers)
+    )
     for count in _candidates(alone, numbers, blocks, beside):
         for host in np.unique(blocks.host):
             inside = blocks.host == host
@@ -46,9 +48,7 @@ def giant_only(alone: Problem) -> IntArray:
     return blocks.expand(alone, np.maximum(best, beside))
 
 
-def _candidates(
-    alone: Problem, numbers: Numbers, blocks: Blocks, beside: IntArray
-) -> Iterator[IntArray]:
+def _candidates(alone: Problem, numbers: Numbers, blocks: Blocks, beside: IntArray) -> Iterator[IntArray]:
     last, variants = len(alone.tiers) - 1, alone.tiers[-1].variants
     cost = work(alone, numbers)[last]
     fills = [_fill(numbers, blocks, units_of(numbers, last, v)) for v in range(len(variants))]

@@ -30,7 +30,7 @@ class Numbers:
         stages: stages of its variant, [units].
         rows_per_busy: rows/s of one busy instance over `scale_rps`, [units, kinds]; 0 where it cannot run.
         utilization: of one busy instance, [units, kinds].
-        resident: of one instance, busy or not, as the strict rule counts it, [units, kinds]; 0 for an overhead.
+        resident: of one instance, busy or not, for the strict rule, [units, kinds]; 0 of an overhead.
         energy_j: dynamic energy of one row, [units, kinds].
         memory_mib, further_mib: of the first and of each further instance, [units].
         most: instances of one unit that can be of use on one device, [units, kinds].
