@@ -26,7 +26,7 @@ from cascade_tools.stages.asking import (
     row_cost,
 )
 from cascade_tools.stages.lost import what_is_left
-from cascade_tools.stages.placed import Named, placement_of, planned
+from cascade_tools.stages.placed import Named, energy_per_row, placement_of, planned
 from cascade_tools.stages.tier_loads import problem_of
 
 CPU = {"type": "cpu", "kind": "cpu", "cores": 4, "memory_mib": 4096}
@@ -220,3 +220,15 @@ def test_closure_host_holds_with_the_router_in_the_only_host(tmp_path: Path) -> 
     assert verify(problem, found.solution) == []
     assert found.solution.count[0].tolist() == [1, 0, 0]
     assert found.giant_alone is not None
+
+
+def test_energy_is_known_of_the_tiers_where_nothing_is_known_of_asking(tmp_path: Path) -> None:
+    known = {"energy_j": 0.2, "energy_origin": "given"}
+    points = (point("quick", 0.16, batch=8, **known), point("giant", 10.0, **known))
+    found = planned(problem_of(cascade(tmp_path, CPU), profile(*points), {}, REACH, skips=False))
+    assert energy_per_row(found.problem, found.solution) == pytest.approx(1.25 * 0.2)
+    watts = cascade(tmp_path, {**CPU, "busy_watts": 5.0})
+    problem = problem_of(watts, profile(*points), {}, REACH, skips=False)
+    asking_ms = row_cost(profile(*points), REACH, 32, may_be_inline=True, skips=False).cpu_ms
+    with_asking = energy_per_row(problem, planned(problem).solution)
+    assert with_asking == pytest.approx(1.25 * 0.2 + 5.0 * asking_ms / 1000.0)

@@ -25,7 +25,15 @@ from cascade_tools.stages.lost import passed_on, what_is_left
 def test_rows_of_a_lost_tier_go_to_the_next_larger_one(
     gone: tuple[int, ...], left: tuple[float, ...] | None
 ) -> None:
-    assert passed_on((1.0, 0.4, 0.1), gone) == left
+    assert passed_on((1.0, 0.4, 0.1), gone, skips=False) == left
+
+
+def test_rows_that_passed_over_a_lost_tier_are_others() -> None:
+    # .25 of all rows reach the last straight from the first, .05 from the second; now it sees all .2 of that.
+    assert passed_on((1.0, 0.2, 0.3), (1,), skips=True) == pytest.approx((1.0, 0.0, 0.5))
+    assert passed_on((1.0, 0.4, 0.1), (0,), skips=True) == pytest.approx((0.0, 1.0, 0.1))
+    assert passed_on((1.0, 0.4, 0.3, 0.2), (1, 2), skips=True) == pytest.approx((1.0, 0.0, 0.0, 0.9))
+    assert passed_on((1.0, 0.4, 0.1), (1, 2), skips=True) == pytest.approx((1.0, 0.0, 0.0))
 
 
 def variant(ms: float) -> Variant:

@@ -42,7 +42,7 @@ def place(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
     if cascade.gears.slo is not None and cascade.has_models:
         some = placement_of(found, names, cascade.name, made_from)
         found = placed_for_gears(work, found, some, report)
-    made = _with_origins(placement_of(found, names, cascade.name, made_from), profile)
+    made = _with_origins(placement_of(found, names, cascade.name, made_from, skips=skips), profile)
     made = _with_known_energy(made, profile, reach)
     notes = (asking.note,) if asking.note else ()
     made = made.model_copy(update={"router_rps": asking.router_rps, "notes": notes})
@@ -135,14 +135,12 @@ def _with_known_energy(made: Placement, profile: Profile, reach: dict[str, float
 
 
 def _nearest_with_energy(made: Placement, profile: Profile, tier: str) -> ProfilePoint | None:
-    """The point nearest to the planned batch whose energy is known, on a type that the tier stands on."""
+    """The point nearest to the planned batch whose energy is known; on a type it stands on, if any."""
     types = {made.devices[placed.device].type for placed in made.instances if placed.tier == tier}
-    known = [
-        point
-        for point in profile.points
-        if point.tier == tier
-        and point.device in types
-        and point.instances == 1
-        and point.energy_j is not None
-    ]
-    return min(known, key=lambda p: (abs(p.batch - made.batch[tier]), p.batch), default=None)
+    known = [p for p in profile.points if p.tier == tier and p.instances == 1 and p.energy_j is not None]
+    planned_batch = made.batch[tier]
+    return min(
+        known,
+        key=lambda p: (p.device not in types, abs(p.batch - planned_batch), p.batch),
+        default=None,
+    )

@@ -97,7 +97,7 @@ def solver_output_on_stderr() -> Iterator[None]:
 
 
 def placement_of(
-    found: Planned, devices: Sequence[Named], cascade: str, made_from: dict[str, str]
+    found: Planned, devices: Sequence[Named], cascade: str, made_from: dict[str, str], *, skips: bool = True
 ) -> Placement:
     """The answer as an artifact.
 
@@ -106,6 +106,7 @@ def placement_of(
         devices: of the problem, in its order.
         cascade: its name; empty where there is none.
         made_from: digests of what was read.
+        skips: whether rows may pass over a tier; true where that is not known.
     """
     problem, solution = found.problem, found.solution
     ceiling = ceiling_rps(problem)
@@ -134,7 +135,7 @@ def placement_of(
         giant_energy_j=None if found.giant_alone is None else energy_per_row(problem, found.giant_alone),
         devices=_devices(problem, solution, devices),
         instances=instances_of(problem, solution),
-        losses=what_is_left(problem, solution),
+        losses=what_is_left(problem, solution, skips=skips),
     )
 
 
