@@ -25,6 +25,7 @@ from cascade_tools.planning.simulator.system import (
     SimRouter,
     SimTier,
     System,
+    Work,
 )
 from cascade_tools.planning.traces.generators import poisson
 from cascade_tools.runtime.plan import parse_policy
@@ -98,11 +99,10 @@ def ladder(max_batch: int) -> System:
         rows_in_flight=10**6,
         device=ROUTER,
         cores=16,
-        front_ms=0.3,
-        front_cpu_ms=0.05,
-        batch_ms=0.1,
-        row_ms=0.01,
-        hand_off_ms=0.3,
+        own=Work(batch_ms=0.1, request_ms=0.01, call_ms=0.1),
+        server=Work(batch_ms=0.2, request_ms=0.02, late_ms=0.01),
+        client=Work(batch_ms=0.1, request_ms=0.02),
+        rest_ms=(0.1, 0.2, 0.4),
     )
     gear = SimGear(None, parse_policy(POLICY, "policy"))
     return System(tiers, (*[SimDevice("gpu") for _ in range(ROUTER)], SimDevice("cpu")), router, (gear,))

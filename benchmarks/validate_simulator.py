@@ -3,8 +3,8 @@
 The digits cascade as it was planned, on the embedded Triton, with one policy at a time (its plan is swapped
 under the running server). Per policy the capacity is measured first: answers per second while more comes than
 can be served. Each pair is run three times; the median of each figure counts, and a pair whose own spread is
-beyond a bar is marked and not counted. The generator is on the same machine, and its CPU time, taken once
-at half the capacity of the cascade, is part of the model. Nothing is fitted to a pair. Prints a table and
+beyond a bar is marked and not counted. The generator is on the same machine, and its CPU time is part of the
+model, as `profile` measured it on tiers that do nothing. Nothing is fitted to a pair. Prints a table and
 writes build/benchmarks/simulator.json. `make validate-simulator`; --quick for four pairs.
 """
 
@@ -90,11 +90,15 @@ class Bench:
         self.plan = work.load(GEARS_FILE, GearPlan, "gears")
         self.plans = gear_plans(self.plan, work.load(FRONTIER_FILE, Frontier, "search"))
         self._planned = load_planned(work)
+        self.router_cost = self._planned.profile.router
         self._recorded = recorded_of(work)
         table = load_score_table(work.path(SCORES_FILE))
         self._rows: Rows = load_rows(work.cascade, "validation").take(table.split != "fit")
         self._datatypes = {spec.name: spec.datatype for spec in self.plan.inputs}
-        self.client_cpu_ms = 0.0
+        if self.router_cost is None:
+            raise CascadeError(
+                "the profile does not know what the router costs", f"run `{work.command('profile')}` again"
+            )
 
     def put(self, policy: str) -> None:
         """Swap the plan under the running server, and wait until the router has taken it over."""
@@ -126,7 +130,7 @@ class Bench:
     def simulate(self, policy: str, arrival_s: FloatArray) -> Any:
         """The same run, simulated."""
         planned = self._planned._replace(plan=self.plans[policy])
-        system = make_system(planned, self.client_cpu_ms)
+        system = make_system(planned, client_here=True)
         return simulate(system, arrival_s, self._draw(len(arrival_s)), self._recorded).outcomes
 
     def capacity_rps(self, effort: Effort) -> float:
@@ -246,14 +250,14 @@ def main() -> None:
                 verdict, row = run_pair(bench, pair, capacity[policy], slo_ms, effort, trace)
                 rows.append(row)
                 print(line(pair, verdict, row), flush=True)
-    _show(rows, slo_ms, capacity, bench.client_cpu_ms)
+    _show(rows, slo_ms, capacity)
     content = {
         "machine": machine(),
         "date": time.strftime("%Y-%m-%d"),
         "minutes": (time.time() - begin_s) / 60.0,
         "slo_ms": slo_ms,
         "capacity_rps": capacity,
-        "client_cpu_ms": bench.client_cpu_ms,
+        "router_cost": bench.router_cost.model_dump(),
         "bars": {"up_to_share": CALM, "up_to": BARS, "above": BARS_ABOVE},
         "rows": rows,
     }
@@ -262,7 +266,7 @@ def main() -> None:
 
 
 def _prepare(bench: Bench, policies: list[str], effort: Effort) -> tuple[float, dict[str, float]]:
-    """SLO, capacities, and what the generator takes."""
+    """SLO and capacities."""
     bench.put("giant")
     unloaded = bench.measure(poisson(UNLOADED_RPS, effort.unloaded_s, SEED))
     slo_ms = SLO_FACTOR * unloaded.outcomes.latency_quantile_ms(0.95)
@@ -270,23 +274,15 @@ def _prepare(bench: Bench, policies: list[str], effort: Effort) -> tuple[float, 
     for policy in policies:
         bench.put(policy)
         capacity[policy] = bench.capacity_rps(effort)
-    bench.put("cascade")
-    half = bench.measure(poisson(0.5 * capacity["cascade"], effort.capacity_s, SEED))
-    bench.client_cpu_ms = 1000.0 * half.client_cpu_s / len(half.lateness_ms)
     return slo_ms, capacity
 
 
-def _show(
-    rows: list[dict[str, Any]], slo_ms: float, capacity: dict[str, float], client_cpu_ms: float
-) -> None:
+def _show(rows: list[dict[str, Any]], slo_ms: float, capacity: dict[str, float]) -> None:
     counted = [row for row in rows if row["valid"]]
     good = sum(row["within_bars"] for row in counted)
     capacities = ", ".join(f"{policy} {rate:.0f}/s" for policy, rate in capacity.items())
     print(f"{len(rows)} pairs, {len(counted)} counted, {good} of them within all bars.")
-    print(
-        f"SLO {slo_ms:.1f} ms ({SLO_FACTOR:g} x the giant's unloaded p95). Capacity: {capacities}. "
-        f"Generator: {client_cpu_ms:.3f} ms of CPU per request."
-    )
+    print(f"SLO {slo_ms:.1f} ms ({SLO_FACTOR:g} x the giant's unloaded p95). Capacity: {capacities}.")
     print(f"Spread: largest less smallest of the runs: {', '.join(FIGURES)}.")
     print(f"Bars up to {CALM:.0%} of the capacity: {BARS}; above: {BARS_ABOVE}.")
 

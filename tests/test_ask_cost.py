@@ -27,7 +27,7 @@ def profile_of(kind: str, p50_ms: float, hop: Hop | None = HOP, overhead_ms: flo
         origin="measured",
         energy_origin=None,
     )
-    return Profile(cascade="pair", made_from={}, environment={}, points=(point,), hop=hop)
+    return Profile(cascade="pair", made_from={}, environment={}, points=(point,), hop=hop, router=None)
 
 
 @pytest.mark.parametrize("kind", ["onnx", "onnx_fp16"])

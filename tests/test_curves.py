@@ -184,6 +184,7 @@ def profile_of(sizes: Sequence[int]) -> Profile:
         environment={},
         points=tuple(point(b) for b in sizes),
         hop=None,
+        router=None,
     )
 
 

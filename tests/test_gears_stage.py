@@ -104,7 +104,10 @@ def planned(folder: Path, gears: Json, **more: Json) -> Workspace:
     files = tuple(exported("onnx", f"{name}.onnx").model_copy(update={"tier": name}) for name in names)
     work.save(EXPORTED_FILE, Exported(cascade="pair", made_from={}, environment={}, tiers=files))
     points = tuple(point(name, batch) for name in names for batch in (1, 2, 4, 8))
-    work.save(PROFILE_FILE, Profile(cascade="pair", made_from={}, environment={}, points=points, hop=None))
+    work.save(
+        PROFILE_FILE,
+        Profile(cascade="pair", made_from={}, environment={}, points=points, hop=None, router=None),
+    )
     run_stage("search", work, stderr_reporter())
     return work
 

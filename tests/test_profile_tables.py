@@ -43,6 +43,7 @@ def profile(*points: ProfilePoint, **changes: Any) -> Profile:
         "environment": {"processor": "here"},
         "points": points or (point(), point(tier="large")),
         "hop": None,
+        "router": None,
     }
     return Profile(**{**values, **changes})
 

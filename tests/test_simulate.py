@@ -19,10 +19,10 @@ from cascade_tools.artifacts import (
     ProfilePoint,
     RouterCost,
     ScoreTable,
+    WorkCost,
 )
 from cascade_tools.errors import ArtifactError
-from cascade_tools.planning.simulator.system import Loss
-from cascade_tools.serving.router_cost import execute_line, late_row_ms
+from cascade_tools.planning.simulator.system import Loss, Work
 from cascade_tools.stages.simulated import recorded_of, system_of
 from cascade_tools.store import Workspace, save_score_table
 from tests.cli_calls import call
@@ -63,12 +63,10 @@ def work(tmp_path: Path) -> Workspace:
     points = [_point("small", "cpu", b, 0.1 * b) for b in (1, 8)]
     points += [_point("large", kind, b, 2.0 + b) for kind in ("cpu", "g") for b in (1, 8)]
     cost = RouterCost(
-        front_ms=0.4,
-        front_cpu_ms=0.2,
-        batch_ms=0.5,
-        row_ms=0.1,
-        hand_off_ms=0.3,
-        late_row_ms=0.1,
+        router=WorkCost(batch_ms=0.5, request_ms=0.1, call_ms=0.3, late_ms=0.1),
+        server=WorkCost(batch_ms=0.1, request_ms=0.1, call_ms=0.7, late_ms=0.1),
+        client=WorkCost(batch_ms=0.2, request_ms=0.1),
+        rest_ms=(0.2, 0.4),
         origin="measured",
     )
     hop = Hop(latency_ms=0.5, cpu_ms=0.6, step_ms=0.05, origin="measured")
@@ -112,10 +110,10 @@ def work(tmp_path: Path) -> Workspace:
 
 
 def test_a_system_is_what_the_artifacts_say(work: Workspace) -> None:
-    system = system_of(work, client_cpu_ms=0.3)
+    system = system_of(work, client_here=True)
     small, large = system.tiers
     assert (small.local, large.local) == (True, False)
-    assert (small.ask_ms, large.ask_ms, large.ask_cpu_ms) == (0.05, 0.5, 0.6)
+    assert (small.ask_ms, large.ask_ms, large.ask_cpu_ms) == (0.05, 0.7, 0.7)
     assert small.instances == ((0,),) and large.instances == ((1, 1, 2),)
     assert small.service["cpu"].time_ms[[0, 7]].tolist() == pytest.approx([0.1, 0.8])
     assert large.service["g"].time_ms[[0, 7]].tolist() == pytest.approx([3.0, 10.0])
@@ -123,8 +121,8 @@ def test_a_system_is_what_the_artifacts_say(work: Workspace) -> None:
     assert energy is not None and energy[[0, 7]].tolist() == pytest.approx([0.25, 2.0])
     router = system.router
     assert (router.device, router.cores, router.max_batch_size) == (0, 2, 8)
-    assert router.front_cpu_ms == pytest.approx(0.5)
-    assert (router.batch_ms, router.row_ms, router.hand_off_ms, router.late_row_ms) == (0.5, 0.1, 0.3, 0.1)
+    assert router.own == Work(0.5, 0.1, 0.3, 0.1) and router.server.call_ms == 0.7
+    assert (router.client.batch_ms, router.client_here, router.rest_ms) == (0.2, True, (0.2, 0.4))
     assert recorded_of(work).confidence.shape == (200, 2)
 
 
@@ -179,16 +177,3 @@ def test_a_missing_artifact_names_the_verb(work: Workspace) -> None:
     with pytest.raises(ArtifactError) as caught:
         system_of(work, (Loss(1.0, 1),))
     assert "gears" in caught.value.hint
-
-
-def test_execute_is_a_line_over_batch_sizes_that_meets_one_row_alone() -> None:
-    # Beside the clients everything takes twice as long: 2 x (.6 + .2 b).
-    together = {b: (10 * b, 10 * b * 2.0 * (0.6 + 0.2 * b)) for b in (1, 2, 4)}
-    assert execute_line({1: (50, 50 * 0.8)}, together) == pytest.approx((0.6, 0.2))
-    assert execute_line({1: (5, 4.0)}, {1: (5, 8.0)}) == pytest.approx((0.8, 0.0))
-
-
-def test_a_late_row_is_told_from_its_call() -> None:
-    # Half a call per row, of .6 hop and .4 hand-off; each row .1, of which one is in the hand-off's .5.
-    assert late_row_ms(0.5 * (0.6 + 0.4) + 0.1, 0.5, 0.6, 0.5) == pytest.approx(0.1)
-    assert late_row_ms(5.0, 1.0, 0.6, 0.5) == 0.0

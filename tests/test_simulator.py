@@ -7,7 +7,7 @@ import pytest
 
 from cascade_tools.artifacts import PolicyTable, Route, ScoreTable
 from cascade_tools.planning.evaluate import Question, evaluate
-from cascade_tools.planning.simulator.system import Loss, Recorded, SimGear
+from cascade_tools.planning.simulator.system import Loss, Recorded, SimGear, Work
 from cascade_tools.runtime.gearbox import GearBox
 from cascade_tools.runtime.plan import parse_policy
 from tests.simulated import chain, latency_ms, recorded, run, service, system, tier
@@ -140,7 +140,7 @@ def test_asking_adds_latency_and_takes_the_routers_device() -> None:
 def test_a_local_tier_runs_in_execute_and_keeps_the_next_batch_waiting() -> None:
     local = tier("a", service(4.0, 1.0), local=True)
     found = run(
-        system(local, router={"device": 0, "inline_entry_ms": 5.0, "batch_ms": 1.0, "row_ms": 0.5}),
+        system(local, router={"device": 0, "inline_entry_ms": 5.0, "own": Work(1.0, 0.5)}),
         [0, 1, 2],
         ONE,
     )
@@ -148,24 +148,50 @@ def test_a_local_tier_runs_in_execute_and_keeps_the_next_batch_waiting() -> None
     assert latency_ms(found) == [5.5, 10.5, 9.5]
 
 
-def test_front_and_late_answers_cost_what_they_cost() -> None:
-    costs = {"front_ms": 3.0, "hand_off_ms": 1.0, "late_row_ms": 2.0}
-    found = run(system(tier("a", service(10.0)), router=costs), [0, 20, 20], ONE)
-    # A first tier that is not quick is left to the pool, which answers row by row.
-    assert latency_ms(found) == [3.0 + 1.0 + 10.0 + 2.0, 3.0 + 1.0 + 10.0 + 4.0, 18.0]
+def test_every_party_takes_its_part_of_a_latency() -> None:
+    costs = {
+        "own": Work(batch_ms=1.0, request_ms=2.0, call_ms=4.0, late_ms=8.0),
+        "server": Work(batch_ms=16.0, request_ms=32.0, call_ms=0.0, late_ms=64.0),
+        "client": Work(batch_ms=128.0, request_ms=256.0),
+        "rest_ms": (512.0,),
+    }
+    quick = tier("a", service(10.0), local=True)
+    found = run(system(quick, router=costs | {"inline_entry_ms": 20.0}), [0], ONE)
+    assert latency_ms(found) == [1 + 2 + 10 + 16 + 32 + 128 + 256 + 512]
+    # A first tier that is not quick is left to the pool; the server's part of a batch keeps nobody waiting.
+    called = tier("a", service(10.0), ask_ms=1024.0)
+    found = run(system(called, router=costs), [0, 5000, 5000], ONE)
+    alone = 1 + 2 + 4 + 1024 + 10 + 8 + 32 + 64 + 128 + 256 + 512
+    assert latency_ms(found)[0] == alone
+    # Of two: each costs the router 2 + 8; the answers leave one by one, in the middle by half as much more.
+    assert latency_ms(found)[1:] == [alone + 2 + 8 + 0.5 * (32 + 64 + 256)] * 2 or len(found.batches) > 1
 
 
-def test_the_front_takes_its_share_before_all_else() -> None:
-    # Ten requests within 20 ms take 1 ms each: half of the device; work at .8 gets on at .5 / .8 meanwhile.
-    found = run(
-        system(tier("a", service(10.0, 0.8)), router={"device": 0, "front_cpu_ms": 1.0, "max_batch_size": 1}),
-        [0.0, 19.0],
-        ONE,
-    )
-    assert latency_ms(found)[0] == 10.0
-    crowd = [0.0] * 10
-    found = run(system(tier("a", service(10.0, 0.8)), router={"device": 0, "front_cpu_ms": 1.0}), crowd, ONE)
-    assert sorted(set(latency_ms(found))) == [16.0, 27.5]  # 4 ms at .5 / .8, then 7.5 ms alone
+def test_a_client_takes_of_the_routers_device_only_if_it_is_there() -> None:
+    quick = tier("a", service(1.0), local=True)
+    costs = {"device": 0, "cores": 2, "inline_entry_ms": 5.0, "own": Work(), "client": Work(request_ms=3.0)}
+    for here, busy in ((False, 0.5), (True, 0.5)):
+        found = run(system(quick, router=costs | {"client_here": here}), [0], ONE)
+        assert latency_ms(found) == [4.0]
+        assert found.busy_share[0] * found.duration_s == pytest.approx(busy * (1e-3 + 3e-3 * here))
+
+
+def test_the_threads_of_a_router_take_turns() -> None:
+    # Two calls that the first tier answers at once, each 3 ms of the router later: one after the other.
+    called = tier("a", service(1.0), (0, 0))
+    costs = {"own": Work(late_ms=3.0), "max_batch_size": 1, "device": 1, "cores": 4}
+    found = run(system(called, devices=2, router=costs), [0, 0], ONE)
+    assert sorted(latency_ms(found)) == [1.0 + 1.0 + 3.0, 1.0 + 1.0 + 3.0 + 3.0]
+    # Two processes have a lock each.
+    found = run(system(called, devices=2, router=costs | {"instances": 2}), [0, 0], ONE)
+    assert latency_ms(found) == [5.0, 5.0]
+
+
+def test_what_a_request_takes_besides_is_drawn() -> None:
+    costs = {"rest_ms": (1.0, 2.0, 4.0)}
+    found = run(system(tier("a", service(1.0)), router=costs), [10.0 * n for n in range(300)], ONE)
+    values, count = np.unique(latency_ms(found), return_counts=True)
+    assert values.tolist() == [2.0, 3.0, 5.0] and count.min() > 70
 
 
 # --- the batch trigger, admission, gears, losses
@@ -233,6 +259,19 @@ def test_after_three_failures_the_fallback_serves() -> None:
     assert found.gears == ((0.001, 0), (0.007, 1))
 
 
+def test_a_broken_tier_is_asked_again_if_something_of_it_is_left() -> None:
+    # Three calls are on the device that is lost; the other one could have gone on at once.
+    half = system(
+        tier("a", service(10.0), (0, 0, 0, 1)),
+        tier("b", service(1.0), (2,)),
+        devices=3,
+        router={"max_batch_size": 1},
+        losses=(Loss(0.005, 0),),
+    )
+    found = run(half, [0, 0, 0, 100, 400, 600], recorded([SURE, SURE]))
+    assert found.outcomes.tier.tolist() == [1, 1, 1, 1, 1, 0]
+
+
 def test_rows_without_any_tier_keep_the_answer_that_they_have_or_fail() -> None:
     two = system(
         tier("a", service(1.0), (0,)), tier("b", service(1.0), (1,)), devices=3, losses=(Loss(0.0, 1),)
@@ -297,9 +336,8 @@ def test_every_row_ends_once_and_accuracy_and_reach_are_the_evaluators(seed: int
         router={
             "device": 0,
             "inline_entry_ms": 1.0,
-            "batch_ms": 0.2,
-            "front_cpu_ms": 0.05,
-            "late_row_ms": 0.1,
+            "own": Work(batch_ms=0.2, late_ms=0.1),
+            "server": Work(batch_ms=0.05, request_ms=0.05),
         },
     )
     rows = np.concatenate([rng.permutation(400) for _ in range(5)])  # every row as often as any other

@@ -52,7 +52,9 @@ def point(tier: str, batch: int, ms: float, share: float, device: str = "a", **m
 
 
 def profile(*points: ProfilePoint, **more: Any) -> Profile:
-    return Profile(cascade="pair", made_from={}, environment={}, points=points, **{"hop": None, **more})
+    return Profile(
+        cascade="pair", made_from={}, environment={}, points=points, **{"hop": None, "router": None, **more}
+    )
 
 
 def cascade(folder: Path, *devices: Mapping[str, Any], **changes: Any) -> Cascade:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 from typing import NamedTuple
 
-from benchmarks.paper.check_points import check_on_server, client_cost_ms
+from benchmarks.paper.check_points import check_on_server
 from benchmarks.paper.fewest import Point, fewest_devices, shares_at_least
 from benchmarks.paper.finding import Cell, Column, Experiment, Finding, Table
 from benchmarks.paper.pictures import draw_devices
@@ -49,9 +49,7 @@ class Found(NamedTuple):
 
 def run(setting: Setting) -> Finding:
     """The grid by simulation, then three of its points on the server."""
-    client_ms = client_cost_ms(setting)
-    setting.say(f"  the client takes {client_ms:.2f} ms of CPU time a request")
-    host = one_host(setting, client_ms)
+    host = one_host(setting)
     switching = model_switching(setting, host)
     known = {way.label for way in switching}
     systems = {

@@ -15,7 +15,7 @@ from cascade_tools.errors import UsageError
 from cascade_tools.planning.evaluate import Evaluator, threshold_policy
 from cascade_tools.planning.outcomes import Outcomes
 from cascade_tools.planning.simulator.engine import simulate
-from cascade_tools.planning.simulator.system import Recorded, SimGear, System
+from cascade_tools.planning.simulator.system import NOTHING, Recorded, SimGear, System
 from cascade_tools.planning.traces.generators import diurnal, poisson
 from cascade_tools.runtime.plan import parse_policy
 from cascade_tools.stages.profile import PROFILE_FILE
@@ -189,10 +189,7 @@ def _direct(system: System, tier: str) -> System:
     """The model of a tier asked by clients: nothing of the router is left."""
     router = replace(
         system.router,
-        batch_ms=0.0,
-        row_ms=0.0,
-        hand_off_ms=0.0,
-        late_row_ms=0.0,
+        own=NOTHING,
         inline_entry_ms=0.0,
         escalation_threads=system.router.rows_in_flight,
     )
@@ -204,12 +201,11 @@ def _direct(system: System, tier: str) -> System:
     return _routed(replace(system, router=router, tiers=tiers), ((None, policy),))
 
 
-def one_host(setting: Setting, client_cpu_ms: float) -> Host:
+def one_host(setting: Setting) -> Host:
     """This machine as the digits are planned on it, every called tier with an instance per core at least.
 
     Args:
         setting: has the plan.
-        client_cpu_ms: CPU time of the client per request, which shares the cores.
 
     Raises:
         UsageError: the profile is older than the router's costs in it.
@@ -222,7 +218,7 @@ def one_host(setting: Setting, client_cpu_ms: float) -> Host:
     rows, logits = setting.test_part(len(setting.test_rows))
     table = setting.table(rows, logits)
     recorded = Recorded(table.confidence, table.label == table.target[:, None])
-    system = system_of(setting.work, client_cpu_ms=client_cpu_ms)
+    system = system_of(setting.work, client_here=True)
     tiers = tuple(replace(tier, instances=(_enough(tier.instances, setting),)) for tier in system.tiers)
     return Host(replace(system, tiers=tiers, losses=()), recorded, 2.0 * setting.effort.seconds)
 

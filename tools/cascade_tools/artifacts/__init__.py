@@ -60,6 +60,7 @@ from cascade_tools.artifacts.profile import (
     RouterCost,
     TimedBy,
     UtilizationBy,
+    WorkCost,
 )
 from cascade_tools.artifacts.score import Score, ServedScore, TierScore
 from cascade_tools.artifacts.scores import FloatArray, IntArray, ScoreTable
@@ -121,4 +122,5 @@ __all__ = [
     "TierScore",
     "TimedBy",
     "UtilizationBy",
+    "WorkCost",
 ]

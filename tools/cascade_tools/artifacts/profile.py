@@ -91,23 +91,36 @@ class Hop(Value):
     origin: Origin
 
 
-class RouterCost(Value):
-    """What the embedded server spends on a request beside the tiers and the calls of them, in ms.
+class WorkCost(Value):
+    """CPU time that one party takes beside the tiers' own work, in ms.
 
     Attributes:
-        front_ms: latency of client, network and front end.
-        front_cpu_ms: CPU time of a request outside the router's `execute`; without the client's.
-        batch_ms: that the router is busy with a batch of its own, and `row_ms` with each row of it.
-        hand_off_ms: that handing rows to a thread and one late answer add to the latency of a call.
-        late_row_ms: that each further late answer of the same rows takes.
+        batch_ms: for each batch of the router; the client: for each group of answers.
+        request_ms: for each request.
+        call_ms: for each call of a tier that the router does not run itself.
+        late_ms: for each answer that is sent after such a call.
     """
 
-    front_ms: float = Field(ge=0.0)
-    front_cpu_ms: float = Field(ge=0.0)
-    batch_ms: float = Field(ge=0.0)
-    row_ms: float = Field(ge=0.0)
-    hand_off_ms: float = Field(ge=0.0)
-    late_row_ms: float = Field(ge=0.0)
+    batch_ms: float = Field(0.0, ge=0.0)
+    request_ms: float = Field(0.0, ge=0.0)
+    call_ms: float = Field(0.0, ge=0.0)
+    late_ms: float = Field(0.0, ge=0.0)
+
+
+class RouterCost(Value):
+    """What the embedded server and its client spend beside the tiers.
+
+    Attributes:
+        router: its process, which does one thing after the other (Python's lock).
+        server: Triton itself and the processes of called tiers.
+        client: `replay`, an open loop.
+        rest_ms: latency of a request that comes alone beside the sum of all these: quantiles, ascending.
+    """
+
+    router: WorkCost
+    server: WorkCost
+    client: WorkCost
+    rest_ms: tuple[float, ...] = Field(min_length=1)
     origin: Origin
 
     def cpu_ms_per_row(self, batch_rows: float, late_share: float) -> float:
@@ -149,7 +162,7 @@ class Profile(Artifact):
     environment: dict[str, str]
     points: tuple[ProfilePoint, ...]
     hop: Hop | None
-    router: RouterCost | None = None
+    router: RouterCost | None
     instances: dict[str, int] = Field(default_factory=dict)
     idle_watts: dict[str, float] = Field(default_factory=dict)
     energy_meter: str | None = None

@@ -58,10 +58,9 @@ def simulate(
         list[str] | None,
         typer.Option(help="DEVICE@SECONDS: that device is gone from then on; may be repeated."),
     ] = None,
-    client_cpu_ms: Annotated[
-        float,
-        typer.Option(help="CPU time of a client on the router's machine, per request.", min=0, max=1000),
-    ] = 0.0,
+    client_here: Annotated[
+        bool, typer.Option("--client-here", help="The client is on the router's machine, as `replay` may be.")
+    ] = False,
     slo_ms: Annotated[
         float | None,
         typer.Option(help="For the goodput; default: 3 x the last tier's planned p99.", min=0.001),
@@ -76,7 +75,7 @@ def simulate(
     losses = tuple(_loss(text) for text in lose or [])
     arrival_s, words = _arrivals(rate, seconds, arrivals, cv, trace, form, peak_rps, seed)
     work = open_workspace(folder, build_dir)
-    report = simulate_load(work, arrival_s, losses, slo_ms, seed, client_cpu_ms)
+    report = simulate_load(work, arrival_s, losses, slo_ms, seed, client_here)
     _show(report, words)
     if as_json:
         show_json({"simulated": True, "arrivals": words, **asdict(report)})

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from cascade_tools.artifacts import Hop, Profile, ProfilePoint
+from cascade_tools.artifacts import Profile, ProfilePoint
 from cascade_tools.errors import UsageError
 
 _V = TypeVar("_V")
@@ -106,7 +106,7 @@ def merge(profiles: Sequence[Profile], names: Sequence[str], made_from: Mapping[
         made_from: of the result.
 
     Returns:
-        The union. The hop is that of the first profile that has one.
+        The union. Hop and router's costs are those of the first profile that has one.
 
     Raises:
         UsageError: two profiles do not belong together, or hold different figures for the same key.
@@ -124,14 +124,15 @@ def merge(profiles: Sequence[Profile], names: Sequence[str], made_from: Mapping[
                     "leave the point out of one of them, or give the devices different types",
                 )
             origin.setdefault(key, name)
-    hops: list[Hop] = [profile.hop for profile in profiles if profile.hop is not None]
+    served = next((profile for profile in profiles if profile.hop is not None), profiles[0])
     meters = dict.fromkeys(profile.energy_meter for profile in profiles if profile.energy_meter)
     return Profile(
         cascade=profiles[0].cascade,
         made_from=dict(made_from),
         environment=_environment(profiles),
         points=tuple(points.values()),
-        hop=hops[0] if hops else None,
+        hop=served.hop,
+        router=served.router,
         instances=_union("instances of tier", [p.instances for p in profiles], names),
         idle_watts=_union("idle watts of device", [p.idle_watts for p in profiles], names),
         energy_meter=", ".join(meters) or None,

@@ -161,5 +161,6 @@ def _profile(cascade: str, path: Path, given: GivenPoints) -> Profile:
         environment={"source": given.source or path.name},
         points=given.points,
         hop=None,
+        router=None,
         idle_watts=dict(given.idle_watts),
     )

@@ -70,7 +70,7 @@ def simulate_load(
     losses: tuple[Loss, ...] = (),
     slo_ms: float | None = None,
     seed: int = 0,
-    client_cpu_ms: float = 0.0,
+    client_here: bool = False,
 ) -> SimulationReport:
     """Run arrivals through a planned cascade, with rows drawn from its held-out ones.
 
@@ -80,7 +80,7 @@ def simulate_load(
         losses: devices that are lost meanwhile.
         slo_ms: None for three times what the plan gives the last tier.
         seed: of the rows.
-        client_cpu_ms: what a client on the router's machine takes of it per request.
+        client_here: the client is on the router's machine and takes of its CPU time, too.
 
     Raises:
         ArtifactError: a stage has not run.
@@ -88,7 +88,7 @@ def simulate_load(
     """
     planned = load_planned(work)
     recorded = recorded_of(work)
-    system = with_losses(make_system(planned, client_cpu_ms), losses)
+    system = with_losses(make_system(planned, client_here), losses)
     rows = np.random.default_rng(seed).integers(0, len(recorded.confidence), len(arrival_s))
     found = simulate(system, arrival_s, rows, recorded)
     last_ms = planned.plan.ladder[-1].p99_ms

@@ -16,8 +16,9 @@ from cascade_tools.artifacts import (
     PlacedInstances,
     Placement,
     Profile,
+    WorkCost,
 )
-from cascade_tools.artifacts.profile import LOCAL_FORMATS
+from cascade_tools.artifacts.profile import LOCAL_FORMATS, AskCost
 from cascade_tools.errors import UsageError
 from cascade_tools.planning.simulator.service import service_time
 from cascade_tools.planning.simulator.system import (
@@ -28,6 +29,7 @@ from cascade_tools.planning.simulator.system import (
     SimRouter,
     SimTier,
     System,
+    Work,
 )
 from cascade_tools.runtime.plan import parse_policy
 from cascade_tools.spec import Cascade, DeviceGroup, load_devices
@@ -64,19 +66,19 @@ def load_planned(work: Workspace) -> Planned:
     )
 
 
-def system_of(work: Workspace, losses: tuple[Loss, ...] = (), *, client_cpu_ms: float = 0.0) -> System:
+def system_of(work: Workspace, losses: tuple[Loss, ...] = (), *, client_here: bool = False) -> System:
     """The system that a planned cascade will be on the embedded server.
 
     Args:
         work: with all stages up to the gears.
         losses: devices that are lost meanwhile.
-        client_cpu_ms: CPU time that the client spends on a request on the router's device.
+        client_here: the client is on the router's machine and takes of its CPU time, too.
 
     Raises:
         ArtifactError: a stage has not run.
         UsageError: a loss names no device, or the router's; or the profile has nothing for a device.
     """
-    return with_losses(make_system(load_planned(work), client_cpu_ms), losses)
+    return with_losses(make_system(load_planned(work), client_here), losses)
 
 
 def with_losses(system: System, losses: tuple[Loss, ...]) -> System:
@@ -94,7 +96,7 @@ def with_losses(system: System, losses: tuple[Loss, ...]) -> System:
     return replace(system, losses=losses)
 
 
-def make_system(planned: Planned, client_cpu_ms: float = 0.0) -> System:
+def make_system(planned: Planned, client_here: bool = False) -> System:
     """The same from artifacts that are at hand.
 
     Raises:
@@ -111,7 +113,7 @@ def make_system(planned: Planned, client_cpu_ms: float = 0.0) -> System:
     return System(
         tiers=tuple(_tier(planned, tier) for tier in plan.ladder),
         devices=devices,
-        router=_router(planned, home, 1 if group is None else group.cores or 1, client_cpu_ms),
+        router=_router(planned, home, 1 if group is None else group.cores or 1, client_here),
         gears=tuple(map(sim_gear, plan.gears)),
         fallbacks=tuple(
             (frozenset(entry.without), tuple(map(sim_gear, entry.gears))) for entry in plan.fallbacks
@@ -161,7 +163,10 @@ def _tier(planned: Planned, tier: LadderTier) -> SimTier:
         )
     partition = _partition(planned.exported, tier.tier)
     stages = max(placed.stages for placed in mine) if partition is None else len(partition.stages)
+    local = stages == 1 and _is_local(planned, tier, mine[0].device)
     cost = profile.ask_cost(tier.tier)
+    if profile.router is not None and not local:
+        cost = AskCost(profile.router.server.call_ms, profile.router.server.call_ms)
     return SimTier(
         name=tier.tier,
         service={kind: service_time(points[kind], largest) for kind in types},
@@ -169,7 +174,7 @@ def _tier(planned: Planned, tier: LadderTier) -> SimTier:
         stage_shares=() if partition is None else _shares(partition),
         ask_ms=cost.latency_ms,
         ask_cpu_ms=cost.cpu_ms,
-        local=stages == 1 and _is_local(planned, tier, mine[0].device),
+        local=local,
         planned_ms=tier.p50_ms,
         further_row_ms=tier.further_row_ms,
     )
@@ -201,7 +206,7 @@ def _shares(partition: Partition) -> tuple[float, ...]:
     return tuple(stage.time_ms / partition.whole_ms for stage in partition.stages)
 
 
-def _router(planned: Planned, home: int | None, cores: int, client_cpu_ms: float) -> SimRouter:
+def _router(planned: Planned, home: int | None, cores: int, client_here: bool) -> SimRouter:
     limits, cost = planned.plan.limits, planned.profile.router
     router = SimRouter(
         max_batch_size=limits.max_batch_size,
@@ -210,17 +215,19 @@ def _router(planned: Planned, home: int | None, cores: int, client_cpu_ms: float
         inline_entry_ms=limits.inline_entry_ms,
         device=home,
         cores=cores,
-        front_cpu_ms=client_cpu_ms,
+        client_here=client_here,
         instances=limits.router_instances,
     )
     if cost is None:
         return router
     return replace(
         router,
-        front_ms=cost.front_ms,
-        front_cpu_ms=cost.front_cpu_ms + client_cpu_ms,
-        batch_ms=cost.batch_ms,
-        row_ms=cost.row_ms,
-        hand_off_ms=cost.hand_off_ms,
-        late_row_ms=cost.late_row_ms,
+        own=_work(cost.router),
+        server=_work(cost.server),
+        client=_work(cost.client),
+        rest_ms=cost.rest_ms,
     )
+
+
+def _work(cost: WorkCost) -> Work:
+    return Work(**cost.model_dump())

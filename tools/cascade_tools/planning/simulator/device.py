@@ -13,7 +13,7 @@ from typing import Any
 from cascade_tools.planning.simulator.clock import Call, Clock
 
 SLACK = 1e-9  # sums of shares are not exact
-LEAST_ROOM = 0.02  # that a background leaves to the work
+ROOM = 1.0 + SLACK
 
 
 class Device:
@@ -30,7 +30,6 @@ class Device:
         "_load",
         "_plan_number",
         "_rate",
-        "_room",
         "_since_s",
         "_top",
         "_virtual_s",
@@ -41,7 +40,6 @@ class Device:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._load = 0.0
-        self._room = 1.0 + SLACK
         # Work that ends when it would alone, by number: end, utilization, what follows.
         self._free: dict[int, tuple[float, float, Call, Any]] = {}
         # Else all of it is here, as a heap by its end in virtual time, which was `_virtual_s` at `_since_s`.
@@ -60,7 +58,7 @@ class Device:
         load = self._load + utilization
         self.work_s += seconds * utilization
         clock.number = number = clock.number + 1
-        if load <= self._room and not self._work:
+        if load <= ROOM and not self._work:
             self._load = load
             end_s = clock.now + seconds
             self._free[number] = (end_s, utilization, then, argument)
@@ -71,15 +69,6 @@ class Device:
         self._load = load
         if not self._ending:
             self._plan()
-
-    def set_background(self, utilization: float) -> None:
-        """From now on something takes this share of the device before all work."""
-        room = max(LEAST_ROOM, 1.0 - utilization) + SLACK
-        if self._work or self._load > room:
-            self._share()
-            self._room = room
-            self._plan()
-        self._room = room
 
     def stop(self, then: Call) -> list[Any]:
         """End all work that would have called `then`, without the call; return its arguments in order."""
@@ -111,7 +100,7 @@ class Device:
         if not self._work:
             self._top = (0, 0.0)
             return
-        self._rate = 1.0 if self._load <= self._room else self._room / self._load
+        self._rate = 1.0 if self._load <= ROOM else ROOM / self._load
         end_s, number, *_ = self._work[0]
         if (number, self._rate) != self._top:
             self._top = (number, self._rate)

@@ -1,7 +1,8 @@
 """Simulates a served cascade, event by event and batch by batch.
 
 What happens is told by `router.py` (admission, gears, threads), `model.py` (Triton's queues and instances),
-`device.py` (what runs at the same time), `front.py` (how requests come in) and `paths.py` (what tiers say).
+`device.py` (what runs at the same time), `front.py` (how requests come in), `answers.py` (how they leave) and
+`paths.py` (what tiers say).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from cascade_tools.planning.outcomes import Outcomes
 from cascade_tools.planning.simulator.check import check
 from cascade_tools.planning.simulator.clock import Clock
 from cascade_tools.planning.simulator.device import Device
-from cascade_tools.planning.simulator.front import Front, take_background
+from cascade_tools.planning.simulator.front import Front
 from cascade_tools.planning.simulator.ledger import Ledger
 from cascade_tools.planning.simulator.model import Model, make_instance
 from cascade_tools.planning.simulator.result import Simulated
@@ -29,6 +30,7 @@ from cascade_tools.runtime.plan import Fallback, GearInfo, Limits, Plan, TierInf
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+REST_SEED = 0
 
 
 def simulate(system: System, arrival_s: FloatArray, rows: IntArray, recorded: Recorded) -> Simulated:
@@ -73,10 +75,6 @@ class _Run:
     def run(self) -> Simulated:
         for loss in self._system.losses:
             self._clock.at(loss.at_s, self._lose, loss.device)
-        costs = self._system.router
-        if costs.device is not None:
-            device, cpu_s = self._devices[costs.device], costs.front_cpu_ms / 1000.0
-            take_background(self._clock, device, self._arrival_s, cpu_s, 1.0 / costs.cores)
         self._router.wake()
         self._clock.run()
         return self._result()
@@ -129,6 +127,7 @@ class _Run:
         return Tier(
             name=tier.name,
             model=None if tier.local else models[0],
+            alive=lambda: all(model.alive for model in models),
             local_s=[0.0, *(service.time_ms / 1000.0).tolist()],
             local_j=[0.0, *energy.tolist()],
             ask_s=tier.ask_ms / 1000.0,
@@ -141,7 +140,8 @@ class _Run:
         system, arrival_s = self._system, self._arrival_s
         done_s, tier, gear = self._ledger.outcomes()
         answered = tier >= 0
-        latency_ms = (done_s - arrival_s) * 1000.0 + self._system.router.front_ms
+        rest_ms = np.random.default_rng(REST_SEED).choice(np.array(system.router.rest_ms), len(arrival_s))
+        latency_ms = (done_s - arrival_s) * 1000.0 + rest_ms
         correct = np.zeros(len(tier), bool)
         correct[answered] = self._recorded.correct[self._rows[answered], tier[answered]]
         last_s = float(np.max(arrival_s + latency_ms / 1000.0, where=answered, initial=0.0))

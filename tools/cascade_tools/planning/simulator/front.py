@@ -1,8 +1,4 @@
-"""How requests come in, and what client and front end take of the device that they share with the router.
-
-Their CPU time is no work that waits for its turn: a client that sends on time, and a front end that many
-threads serve, take it as requests come. So it is a background of the device, averaged over windows.
-"""
+"""How requests come in."""
 
 from __future__ import annotations
 
@@ -10,14 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from cascade_tools.planning.simulator.clock import Clock
-from cascade_tools.planning.simulator.device import Device
-
-WINDOW_S = 0.02
-MOST_WINDOWS = 20_000
 
 
 class Front:
@@ -52,26 +41,3 @@ class Front:
 
     def _arrive(self, _: Any) -> None:
         self._wake()
-
-
-def take_background(
-    clock: Clock, device: Device, arrival_s: npt.NDArray[np.float64], cpu_s: float, core: float
-) -> None:
-    """Plan what client and front end take of the router's device, and count it as its work.
-
-    Args:
-        clock: of the simulation.
-        device: of the router.
-        arrival_s: of every request.
-        cpu_s: CPU time of one request.
-        core: share of the device that one core is.
-    """
-    if not len(arrival_s) or cpu_s <= 0.0:
-        return
-    window_s = max(WINDOW_S, float(arrival_s[-1]) / MOST_WINDOWS)
-    count = np.bincount((arrival_s / window_s).astype(np.int64))
-    share = np.append(count * (cpu_s * core / window_s), 0.0)
-    changed = np.flatnonzero(np.diff(share, prepend=0.0))
-    for window, value in zip(changed.tolist(), share[changed].tolist(), strict=True):
-        clock.at(window * window_s, device.set_background, value)
-    device.work_s += float(np.minimum(share, 1.0).sum()) * window_s

@@ -123,6 +123,11 @@ class Model:
         self._waiting += asks
         self._send(None)
 
+    @property
+    def alive(self) -> bool:
+        """An instance is left."""
+        return bool(self._instances)
+
     def lose(self, place: int) -> list[Thread]:
         """The device is gone, with the instances on it: these calls are not answered."""
         gone = [instance for instance in self._instances if instance.place == place]

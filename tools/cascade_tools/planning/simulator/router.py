@@ -11,10 +11,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cascade_tools.planning.simulator.batch import Batch, Group
+from cascade_tools.planning.simulator.answers import Answers, Endings
+from cascade_tools.planning.simulator.batch import Group
 from cascade_tools.planning.simulator.clock import Clock
 from cascade_tools.planning.simulator.device import Device
 from cascade_tools.planning.simulator.ledger import Ledger
+from cascade_tools.planning.simulator.process import Process
 from cascade_tools.planning.simulator.system import SimRouter
 from cascade_tools.planning.simulator.thread import Thread
 from cascade_tools.planning.simulator.tier import Tier
@@ -58,19 +60,20 @@ class Router:
         self._gear: GearInfo | None = None
         self.gears: list[tuple[float, int]] = []
         self._ledger = ledger
-        self._ended_s = ledger.ended_s
+        self._answers = Answers(clock, system, device, ledger.ended_s)
         self._come = come
         self._most = system.max_batch_size
         self._limit = system.rows_in_flight
         self._inline_s = system.inline_entry_ms / 1000.0
         self._quick_s = HAND_OFF_MS / 1000.0
-        self._batch_s = system.batch_ms / 1000.0
-        self._row_s = system.row_ms / 1000.0
-        self._hand_off_s = system.hand_off_ms / 1000.0
-        self._late_s = system.late_row_ms / 1000.0
-        self._idle = [Thread(execute=True) for _ in range(system.instances)]
-        self._threads = [Thread(execute=False) for _ in range(system.escalation_threads * system.instances)]
-        self._tasks: deque[Group] = deque()
+        self._batch_s = system.own.batch_ms / 1000.0
+        self._request_s = system.own.request_ms / 1000.0
+        self._call_s = system.own.call_ms / 1000.0
+        self._late_s = system.own.late_ms / 1000.0
+        self._processes = [
+            Process(clock, device, self._core, system.escalation_threads) for _ in range(system.instances)
+        ]
+        self._free = deque(self._processes)  # Triton takes the one that has been idle longest
         self._next = 0
         self._in_flight = 0
         self._breakers = [Breaker() for _ in tiers]
@@ -83,13 +86,13 @@ class Router:
 
     def wake(self) -> None:
         """Start `execute` wherever an instance is free and something has come."""
-        while self._idle:
+        while self._free:
             first = self._next
             end = self._come(first, self._most)
             if end == first:
                 return
             self._next = end
-            self._execute(self._idle.pop(), first, end)
+            self._execute(self._free.popleft().execute, first, end)
 
     def done(self, threads: list[Thread]) -> None:
         """Their calls were answered."""
@@ -108,6 +111,18 @@ class Router:
             batch = self._ledger.again(thread.batch, node, self._broken, node.tier + 1)
             self._ask(thread, (batch, batch.paths.root, thread.rows), 0.0)
 
+    def _probe(self) -> None:
+        """Ask broken tiers again whose delay is over; what is left of them answers at once."""
+        now = self._clock.now
+        for tier, breaker in zip(self._tiers, self._breakers, strict=True):
+            if not breaker.take_probe(now):
+                continue
+            if tier.alive():
+                breaker.success()
+                self._broken -= {tier.name}
+            else:
+                breaker.failure(now)
+
     # --- execute
 
     def _execute(self, thread: Thread, first: int, end: int) -> None:
@@ -117,6 +132,8 @@ class Router:
         if arrived >= self._most and queue > 0:
             queue += self._most
         now = self._clock.now
+        if self._broken:
+            self._probe()
         gear = self._gears.observe(now, arrived, queue, self._broken)
         info = gear.info
         if info is not self._gear:
@@ -124,20 +141,20 @@ class Router:
             self.gears.append((now, self._ledger.gear_number(gear)))
         span = self._ledger.take(first + rows, end)
         self._in_flight += rows
-        cost_s = self._batch_s + self._row_s * arrived
+        cost_s = self._batch_s + self._request_s * arrived
         if info.min_queue > 1:
             if rows:
                 self._hold(span, rows, info.min_queue, now + info.max_wait_ms / 1000.0)
         elif self._held:
             self._release()
         if info.min_queue > 1 or not rows:
-            self._work(cost_s, cost_s, self._return, thread)
+            thread.process.run(cost_s, self._return, thread)
             return
         batch = self._ledger.begin((span,), gear, self._broken)
         root = batch.paths.root
         if root.tier >= 0 and self._tiers[root.wanted].planned_s > self._inline_s:
             thread.handed.append((batch, root, rows))
-            self._work(cost_s, cost_s, self._return, thread)
+            thread.process.run(cost_s, self._return, thread)
         elif root.tier < 0 or self._tiers[root.tier].model is None:
             self._inline(thread, [(batch, root, rows)], cost_s)
         else:
@@ -153,42 +170,46 @@ class Router:
                 thread.ending.append((batch, node.ending))
             for further in batch.onward(node):
                 (waiting if self._is_quick(further) else thread.handed).append(further)
-        self._work(seconds, seconds, self._return, thread)
+        thread.process.run(seconds, self._return, thread)
 
     def _return(self, thread: Thread) -> None:
-        for batch, path in thread.ending:
-            self._settle(batch, path)
-        thread.ending.clear()
-        self._idle.append(thread)
+        ending = thread.ending
+        if ending:
+            thread.ending = []
+        self._answers.returned(ending, self._settle(ending))
+        process = thread.process
+        self._free.append(process)
         if thread.handed:
             handed, thread.handed = thread.handed, []
             for group in handed:
-                self._hand_off(group)
+                self._hand_off(process, group)
         self.wake()
 
     # --- the pool
 
-    def _hand_off(self, group: Group) -> None:
-        if self._threads:
-            self._ask(self._threads.pop(), group, self._hand_off_s)
+    def _hand_off(self, process: Process, group: Group) -> None:
+        if process.idle:
+            self._ask(process.idle.pop(), group, 0.0)
         else:
-            self._tasks.append(group)
+            process.tasks.append(group)
 
     def _go_on(self, thread: Thread, onward: Sequence[Group]) -> None:
         """A thread of the pool goes on with one group; others need not wait for it."""
+        process = thread.process
         for group in onward[1:]:
-            self._hand_off(group)
+            self._hand_off(process, group)
         if onward:
             self._ask(thread, onward[0], 0.0)
-        elif self._tasks:
-            self._ask(thread, self._tasks.popleft(), self._hand_off_s)
+        elif process.tasks:
+            self._ask(thread, process.tasks.popleft(), 0.0)
         else:
-            self._threads.append(thread)
+            process.idle.append(thread)
 
     def _sent(self, thread: Thread) -> None:
         """Late answers have been sent."""
         batch, node = thread.batch, thread.node
-        self._settle(batch, node.ending)
+        ending = [(batch, node.ending)]
+        self._answers.late(ending, self._settle(ending))
         self._go_on(thread, batch.onward(node))
 
     # --- both
@@ -198,15 +219,25 @@ class Router:
         thread.batch, node, rows = group
         thread.node, thread.rows = node, rows
         if node.tier < 0:
-            self._work(before_s, before_s, self._answered, thread)
+            thread.process.run(before_s, self._answered, thread)
             return
         tier = self._tiers[node.tier]
         if tier.model is None:
-            seconds = before_s + self._step(node.tier, rows)
-            self._work(seconds, seconds, self._answered, thread)
+            thread.process.run(before_s + self._step(node.tier, rows), self._answered, thread)
             return
         tier.rows += rows
-        self._work(before_s + tier.ask_s, before_s + tier.ask_cpu_s, tier.model.put, thread)
+        thread.process.run(before_s + self._call_s, self._call, thread)
+
+    def _call(self, thread: Thread) -> None:
+        """Triton passes a call on to the queue of its model."""
+        tier = self._tiers[thread.node.tier]
+        assert tier.model is not None
+        if tier.ask_s <= 0.0:
+            tier.model.put(thread)
+        elif self._device is None or tier.ask_cpu_s <= 0.0:
+            self._clock.at(self._clock.now + tier.ask_s, tier.model.put, thread)
+        else:
+            self._device.start(tier.ask_s, self._core * tier.ask_cpu_s / tier.ask_s, tier.model.put, thread)
 
     def _answered(self, thread: Thread) -> None:
         batch, node = thread.batch, thread.node
@@ -222,19 +253,16 @@ class Router:
                 self._inline(thread, waiting, 0.0)
             else:
                 self._return(thread)
-            return
-        if late:
-            if self._late_s:
-                seconds = self._late_s * late
-                self._work(seconds, seconds, self._sent, thread)
-                return
-            self._settle(batch, ending)
-        self._go_on(thread, batch.onward(node))
+        elif late:
+            thread.process.run(self._late_s * late, self._sent, thread)
+        else:
+            self._go_on(thread, batch.onward(node))
 
-    def _settle(self, batch: Batch, path: int) -> None:
-        """The rows on a path have ended now."""
-        self._ended_s[batch.base + path] = self._clock.now
-        self._in_flight -= batch.counts[path]
+    def _settle(self, ending: Endings) -> int:
+        """The rows of these paths have left the router; returns how many."""
+        rows = sum([batch.counts[path] for batch, path in ending])
+        self._in_flight -= rows
+        return rows
 
     def _is_quick(self, group: Group) -> bool:
         _, node, rows = group
@@ -248,15 +276,6 @@ class Router:
         tier.rows += rows
         tier.energy_j += tier.local_j[rows]
         return tier.ask_s + tier.local_s[rows]
-
-    def _work(self, seconds: float, cpu_s: float, then: Callable[[Any], None], argument: Any) -> None:
-        """Let the router take so long, and so much of its device."""
-        if seconds <= 0.0:
-            then(argument)
-        elif self._device is None or cpu_s <= 0.0:
-            self._clock.at(self._clock.now + seconds, then, argument)
-        else:
-            self._device.start(seconds, self._core * cpu_s / seconds, then, argument)
 
     # --- the batch trigger
 
@@ -290,4 +309,4 @@ class Router:
 
     def _begin_held(self, spans: list[int], rows: int, gear: Gear) -> None:
         batch = self._ledger.begin(spans, gear, self._broken)
-        self._hand_off((batch, batch.paths.root, rows))
+        self._hand_off(self._processes[0], (batch, batch.paths.root, rows))

@@ -54,8 +54,8 @@ class SimTier:
         service: of one instance of the whole tier, by device type.
         instances: per stage, the device of every instance; one stage where the tier is whole.
         stage_shares: per stage, its part of the time and energy of `service`; empty for equal parts.
-        ask_ms: latency that a call of it adds beside its own work; 0 for a local one.
-        ask_cpu_ms: CPU time of router and server for one call.
+        ask_ms: latency of a call, without the router's part and the tier's work; of a local one, of the step.
+        ask_cpu_ms: CPU time of the server for one call.
         local: it runs in the router's process, where the rows of one call are one batch.
         preferred: batch sizes that Triton sends at once; empty for whatever waits.
         queue_delay_ms: how long Triton lets rows wait for a preferred batch (without preferred sizes, for a
@@ -89,6 +89,26 @@ class SimGear:
 
 
 @dataclass(frozen=True)
+class Work:
+    """CPU time of one party beside the tiers' own work.
+
+    Attributes:
+        batch_ms: for each batch of the router; the client: for each group of answers.
+        request_ms: for each request.
+        call_ms: for each call of a tier that the router does not run itself.
+        late_ms: for each answer that is sent after such a call.
+    """
+
+    batch_ms: float = 0.0
+    request_ms: float = 0.0
+    call_ms: float = 0.0
+    late_ms: float = 0.0
+
+
+NOTHING = Work()
+
+
+@dataclass(frozen=True)
 class SimRouter:
     """The router, and what every request costs beside the tiers.
 
@@ -96,12 +116,10 @@ class SimRouter:
         escalation_threads: of each instance.
         device: of its CPU time; None where that is counted nowhere.
         cores: of that device.
-        front_ms: latency that client and front end add to a request when nothing else runs.
-        front_cpu_ms: their CPU time per request, the generator's, too, where it shares the device; it comes
-            before all other work there.
-        batch_ms: time of the router per batch beside the tiers, and `row_ms` per row.
-        hand_off_ms: that it takes to hand rows to a thread of the pool.
-        late_row_ms: that one answer takes which a thread of the pool sends.
+        own: of the router's process, whose threads take turns (Python's lock).
+        server: of Triton; what it does for the answers comes after the router's part.
+        client: likewise; it shares the device only where it is `client_here`.
+        rest_ms: what a request takes besides, by quantile, ascending; drawn for every request.
         instances: processes that route, each with its threads.
     """
 
@@ -111,12 +129,11 @@ class SimRouter:
     inline_entry_ms: float = 2.0
     device: int | None = None
     cores: int = 1
-    front_ms: float = 0.0
-    front_cpu_ms: float = 0.0
-    batch_ms: float = 0.0
-    row_ms: float = 0.0
-    hand_off_ms: float = 0.0
-    late_row_ms: float = 0.0
+    own: Work = NOTHING
+    server: Work = NOTHING
+    client: Work = NOTHING
+    client_here: bool = False
+    rest_ms: tuple[float, ...] = (0.0,)
     instances: int = 1
 
 

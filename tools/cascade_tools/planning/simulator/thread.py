@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cascade_tools.planning.simulator.batch import Batch, Group
 from cascade_tools.planning.simulator.paths import Node
+
+if TYPE_CHECKING:
+    from cascade_tools.planning.simulator.process import Process
 
 
 class Thread:
     """One of them; it is also what waits in the queue of a model that it calls.
 
     Attributes:
+        process: that it belongs to.
         execute: it is an `execute`, which keeps later rows waiting.
         batch: what it is about, as are `node` and `rows`.
         since_s: when its call came into the queue.
@@ -17,12 +23,13 @@ class Thread:
         handed: what it leaves to the pool then.
     """
 
-    __slots__ = ("batch", "ending", "execute", "handed", "node", "rows", "since_s")
+    __slots__ = ("batch", "ending", "execute", "handed", "node", "process", "rows", "since_s")
 
     batch: Batch
     node: Node
 
-    def __init__(self, execute: bool) -> None:
+    def __init__(self, process: Process, execute: bool) -> None:
+        self.process = process
         self.execute = execute
         self.rows = 0
         self.since_s = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cascade_tools.planning.simulator.model import Model
@@ -13,12 +14,14 @@ class Tier:
 
     Attributes:
         model: its first stage; None where the router runs it itself, then `local_s` by rows of a batch.
+        alive: an instance of every stage is left.
         ask_s: latency of a call; `ask_cpu_s` its CPU time.
         planned_s: of one row in the gear plan, `further_row_s` of each further one.
     """
 
     name: str
     model: Model | None
+    alive: Callable[[], bool]
     local_s: list[float]
     local_j: list[float]
     ask_s: float
