@@ -124,20 +124,25 @@ class RouterCost(Value):
     origin: Origin
 
     def cpu_ms_per_row(self, batch_rows: float, late_share: float) -> float:
-        """CPU ms on the server's cores, front end and router's process together, that one row costs.
+        """CPU ms on the server's cores, Triton and the router's process together, that one row costs.
+
+        Without the calls of tiers, which `Profile.ask_cost` counts by tier, and without the client.
 
         Args:
             batch_rows: rows of a batch of the router, from 1.
             late_share: of the rows, that leave `execute` and are answered late, 0..1.
         """
-        return self.front_cpu_ms + self.serial_ms_per_row(batch_rows, late_share)
+        parties = (self.router, self.server)
+        return sum(c.request_ms + c.batch_ms / batch_rows + late_share * c.late_ms for c in parties)
 
     def serial_ms_per_row(self, batch_rows: float, late_share: float) -> float:
-        """The part of `cpu_ms_per_row` that one instance of the router does one after another.
+        """The ms of a row that one instance of the router does one after another, its part of calls as well.
 
-        It runs in one Python process; late answers are sent by its threads, which hold the same lock.
+        The rows of a batch that are answered late go to a tier in one call, as far as a row needs one.
         """
-        return self.row_ms + self.batch_ms / batch_rows + late_share * self.late_row_ms
+        own = self.router
+        calls = min(late_share, 1.0 / batch_rows)
+        return own.request_ms + own.batch_ms / batch_rows + late_share * own.late_ms + calls * own.call_ms
 
 
 class AskCost(NamedTuple):
