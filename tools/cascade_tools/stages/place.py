@@ -11,7 +11,7 @@ from cascade_tools.errors import Infeasible, UsageError
 from cascade_tools.planning.curves import point_at
 from cascade_tools.planning.placement.problem import IntArray, Problem
 from cascade_tools.spec import SPEC_FILE
-from cascade_tools.stages.asking import asking_of, has_skips
+from cascade_tools.stages.asking import Asking, asking_of, has_skips
 from cascade_tools.stages.place_for_gears import placed_for_gears
 from cascade_tools.stages.placed import Named, placement_of, planned
 from cascade_tools.stages.profile import PROFILE_FILE
@@ -44,14 +44,23 @@ def place(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
         found = placed_for_gears(work, found, some, report)
     made = _with_origins(placement_of(found, names, cascade.name, made_from, skips=skips), profile)
     made = _with_known_energy(made, profile, reach)
-    notes = (asking.note,) if asking.note else ()
-    made = made.model_copy(update={"router_rps": asking.router_rps, "notes": notes})
+    made = _with_router(made, asking)
     report.say(
         f"  {made.rate_rps:,.0f} rows/s ({made.status}, {made.method}, {found.seconds:.1f} s), "
         f"at most {made.bound_rps:,.0f}"
     )
     with readable_disk_errors(work.build):
         work.save(PLACEMENT_FILE, made)
+
+
+def _with_router(made: Placement, asking: Asking) -> Placement:
+    """With what the router takes at most, and what is not counted of it."""
+    bound_rps = made.bound_rps
+    if asking.router_rps is not None:
+        bound_rps = max(made.rate_rps, min(bound_rps, asking.router_rps))
+    notes = (asking.note,) if asking.note else ()
+    update = {"bound_rps": bound_rps, "router_rps": asking.router_rps, "notes": notes}
+    return made.model_copy(update=update)
 
 
 def _check_router(work: Workspace, router_rps: float | None) -> None:
