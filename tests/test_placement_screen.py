@@ -217,7 +217,7 @@ def test_it_says_when_the_router_binds_and_what_is_not_counted() -> None:
     def text(**changes: object) -> str:
         return " ".join(" ".join(placement_screen(trio(**changes))).split())
 
-    assert "router" not in text(router_rps=1001.0)
+    assert "router binds" not in text(router_rps=1001.0)
     binds = text(router_rps=1000.0, notes=("nothing is known of it",))
     assert "The router binds: its processes take at most 1,000 rows/s" in binds
     assert "serving.router_instances" in binds
