@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cascade_tools.artifacts import INLINE_ENTRY_MS, AskCost, Hop, Profile, ProfilePoint
+from cascade_tools.artifacts import INLINE_ENTRY_MS, AskCost, Hop, Profile, ProfilePoint, RouterCost, WorkCost
 from cascade_tools.serving.local_step import measure_local_step_ms
 
 HOP = Hop(latency_ms=0.5, cpu_ms=0.6, step_ms=0.1, origin="measured")
@@ -53,3 +53,30 @@ def test_without_a_server_to_measure_on_asking_counts_as_free() -> None:
 
 def test_a_step_of_the_router_takes_time() -> None:
     assert measure_local_step_ms() > 0.0
+
+
+def test_a_row_costs_its_part_of_a_batch_and_of_its_late_answer() -> None:
+    parts = {"batch_ms": 0.8, "request_ms": 0.1, "call_ms": 0.4, "late_ms": 0.5}
+    cost = RouterCost(
+        router=WorkCost(**parts),
+        server=WorkCost(batch_ms=0.08, request_ms=0.3, call_ms=9.0, late_ms=0.05),
+        client=WorkCost(request_ms=7.0),
+        rest_ms=(0.0,),
+        origin="measured",
+    )
+    # Neither the client nor the calls, which are counted by tier.
+    assert cost.cpu_ms_per_row(8.0, 0.0) == pytest.approx(0.1 + 0.1 + 0.3 + 0.01)
+    assert cost.cpu_ms_per_row(8.0, 0.5) == pytest.approx(0.51 + 0.5 * 0.55)
+    assert cost.serial_ms_per_row(8.0, 0.0) == pytest.approx(0.1 + 0.1)
+    # Half of the rows of a batch are answered late: of one call.
+    assert cost.serial_ms_per_row(8.0, 0.5) == pytest.approx(0.2 + 0.5 * 0.5 + 0.4 / 8)
+    assert cost.serial_ms_per_row(1.0, 0.5) == pytest.approx(0.9 + 0.5 * 0.5 + 0.5 * 0.4)
+
+
+def test_whether_the_router_runs_a_tier_itself_depends_on_the_limit() -> None:
+    quick = profile_of("onnx", 1.5)
+    assert quick.runs_inline("one")
+    assert not quick.runs_inline("one", 1.0)
+    assert not profile_of("triton", 0.1).runs_inline("one")
+    # Where it stands on a GPU it is called, however quick it is.
+    assert quick.ask_cost("one", inline=False) == AskCost(0.5, 0.6)

@@ -25,7 +25,15 @@ from cascade_tools.stages.lost import passed_on, what_is_left
 def test_rows_of_a_lost_tier_go_to_the_next_larger_one(
     gone: tuple[int, ...], left: tuple[float, ...] | None
 ) -> None:
-    assert passed_on((1.0, 0.4, 0.1), gone) == left
+    assert passed_on((1.0, 0.4, 0.1), gone, skips=False) == left
+
+
+def test_rows_that_passed_over_a_lost_tier_are_others() -> None:
+    # .25 of all rows reach the last straight from the first, .05 from the second; now it sees all .2 of that.
+    assert passed_on((1.0, 0.2, 0.3), (1,), skips=True) == pytest.approx((1.0, 0.0, 0.5))
+    assert passed_on((1.0, 0.4, 0.1), (0,), skips=True) == pytest.approx((0.0, 1.0, 0.1))
+    assert passed_on((1.0, 0.4, 0.3, 0.2), (1, 2), skips=True) == pytest.approx((1.0, 0.0, 0.0, 0.9))
+    assert passed_on((1.0, 0.4, 0.1), (1, 2), skips=True) == pytest.approx((1.0, 0.0, 0.0))
 
 
 def variant(ms: float) -> Variant:
@@ -62,11 +70,14 @@ def test_what_is_left_names_every_device_and_host() -> None:
 
 
 def test_what_asks_the_tiers_is_none_of_them() -> None:
-    tiers = (TierLoad("(asking)", 1.0, (variant(0.1),)), TierLoad("only", 1.0, (variant(1.0),)))
+    tiers = (
+        TierLoad("(asking)", 1.0, (variant(0.1),), overhead=True),
+        TierLoad("only", 1.0, (variant(1.0),)),
+    )
     problem = Problem(tiers, (Device("g", 100),))
     count = np.array([[1], [1]])
     rate, busy = balance(problem, count)
-    found = what_is_left(problem, Solution(count, busy, rate, rate, rate, "optimal", "direct"), "(asking)")
+    found = what_is_left(problem, Solution(count, busy, rate, rate, rate, "optimal", "direct"))
     assert [(lost.what, lost.homeless, lost.rate_rps, lost.reach) for lost in found] == [
         ("device", ("only",), None, {})
     ]

@@ -168,3 +168,57 @@ def test_however_much_there_is_the_screen_is_one() -> None:
     text = "\n".join(lines)
     assert "--json has all" in text
     assert "a-tier-with-a-long-name-5" in text
+
+
+def trio(**changes: object) -> Placement:
+    """Three tiers on three devices of one host, one on each, and the loss of the one that is named."""
+    values: dict[str, object] = {
+        "cascade": "trio",
+        "made_from": {},
+        "rate_rps": 1000.0,
+        "bound_rps": 1000.0,
+        "gap": 0.0,
+        "status": "optimal",
+        "giant_only_rps": None,
+        "batch": {"small": 1, "mid": 1, "giant": 1},
+        "devices": tuple(
+            PlacedDevice(type="a", kind="gpu", gpu=k, memory_mib=1000, used_memory_mib=1.0, busy_share=0.5)
+            for k in range(3)
+        ),
+        "instances": tuple(
+            PlacedInstances(tier=tier, device=k, count=1, busy_instances=0.5)
+            for k, tier in enumerate(("small", "mid", "giant"))
+        ),
+    }
+    return Placement.model_validate({**values, **changes})
+
+
+def without(*homeless: str, rate_rps: float | None = 500.0) -> str:
+    lost = Lost(what="device", which=(2,), rate_rps=rate_rps, homeless=homeless)
+    return " ".join(" ".join(placement_screen(trio(losses=(lost,)))).split())
+
+
+def test_it_says_what_becomes_of_the_rows_of_a_lost_tier() -> None:
+    larger, kept = "go to the next larger tier", "keep the last answer they have"
+    assert f"without small: its rows {larger}" in without("small")
+    assert f"without small, mid: their rows {larger}" in without("small", "mid")
+    # Nobody is larger than the giant.
+    assert f"without giant: rows that ask for it {kept}" in without("giant")
+    assert larger not in without("giant")
+    assert f"rows that ask for mid {kept}" in without("mid", "giant")
+    both = without("small", "giant")
+    assert f"rows that ask for giant {kept}" in both
+    assert "others' go to the next larger" in both
+    assert "nothing is left that could answer" in without("small", "mid", "giant", rate_rps=None)
+    assert "the router runs there" in without("small", rate_rps=None)
+
+
+def test_it_says_when_the_router_binds_and_what_is_not_counted() -> None:
+    def text(**changes: object) -> str:
+        return " ".join(" ".join(placement_screen(trio(**changes))).split())
+
+    assert "router binds" not in text(router_rps=1001.0)
+    binds = text(router_rps=1000.0, notes=("nothing is known of it",))
+    assert "The router binds: its processes take at most 1,000 rows/s" in binds
+    assert "serving.router_instances" in binds
+    assert "Note: nothing is known of it" in binds

@@ -21,8 +21,9 @@ from cascade_tools.artifacts import (
 )
 from cascade_tools.errors import ArtifactError, UsageError
 from cascade_tools.spec import Cascade, load_cascade, load_devices
+from cascade_tools.stages.asking import ASKING
 from cascade_tools.stages.sustained import placed_counts, sustained_by
-from cascade_tools.stages.tier_loads import ASKING, problem_of
+from cascade_tools.stages.tier_loads import problem_of
 from cascade_tools.store import Workspace
 
 CPU = {"type": "cpu", "kind": "cpu", "cores": 4, "memory_mib": 4096, "reserved_mib": 96, "busy_watts": 5.0}
@@ -151,8 +152,9 @@ def test_on_a_cpu_asking_is_a_load_before_the_tiers_and_the_rule_is_loose(tmp_pa
     problem = problem_of(spec, profile(*points, hop=hop), {}, REACH)
     assert [tier.name for tier in problem.tiers] == [ASKING, "small", "large"]
     (asking,) = problem.tiers[0].variants
-    assert asking.seconds_per_row["cpu"] == pytest.approx(1.25 * 0.0004)
-    assert asking.utilization["cpu"] == 0.25
+    # One instance is all four cores.
+    assert asking.seconds_per_row["cpu"] == pytest.approx(1.25 * 0.0004 / 4)
+    assert asking.utilization["cpu"] == 1.0
     assert asking.energy_j["cpu"] == pytest.approx(5.0 * 1.25 * 0.0004)
     assert asking.held_mib(3) == 0
     assert problem.rule == "loose"

@@ -92,6 +92,8 @@ class Placement(Artifact):
         giant_energy_j: likewise, of the last tier alone.
         energy_batches: of which batch these are, by tier, where they are of another than the planned one.
         losses: for every single device and host.
+        router_rps: what the processes of the router take at most; None where it is not known.
+        notes: what the figures leave out, in words.
     """
 
     kind: Literal["placement"] = "placement"
@@ -116,6 +118,8 @@ class Placement(Artifact):
     devices: tuple[PlacedDevice, ...]
     instances: tuple[PlacedInstances, ...]
     losses: tuple[Lost, ...] = ()
+    router_rps: float | None = None
+    notes: tuple[str, ...] = ()
 
     def count(self, tier: str) -> int:
         """Instances of one tier on all devices; of the first stage, where it is cut."""

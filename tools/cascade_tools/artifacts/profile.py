@@ -123,6 +123,27 @@ class RouterCost(Value):
     rest_ms: tuple[float, ...] = Field(min_length=1)
     origin: Origin
 
+    def cpu_ms_per_row(self, batch_rows: float, late_share: float) -> float:
+        """CPU ms on the server's cores, Triton and the router's process together, that one row costs.
+
+        Without the calls of tiers, which `Profile.ask_cost` counts by tier, and without the client.
+
+        Args:
+            batch_rows: rows of a batch of the router, from 1.
+            late_share: of the rows, that leave `execute` and are answered late, 0..1.
+        """
+        parties = (self.router, self.server)
+        return sum(c.request_ms + c.batch_ms / batch_rows + late_share * c.late_ms for c in parties)
+
+    def serial_ms_per_row(self, batch_rows: float, late_share: float) -> float:
+        """The ms of a row that one instance of the router does one after another, its part of calls as well.
+
+        The rows of a batch that are answered late go to a tier in one call, as far as a row needs one.
+        """
+        own = self.router
+        calls = min(late_share, 1.0 / batch_rows)
+        return own.request_ms + own.batch_ms / batch_rows + late_share * own.late_ms + calls * own.call_ms
+
 
 class AskCost(NamedTuple):
     """What asking one tier costs beside its own work: latency and CPU time of one call."""
@@ -164,15 +185,30 @@ class Profile(Artifact):
             device = mine[0].device
         return tuple(sorted((p for p in mine if p.device == device), key=lambda point: point.batch))
 
-    def ask_cost(self, tier: str) -> AskCost:
-        """What it costs to ask a tier where the embedded server runs the cascade; 0 where none does."""
+    def runs_inline(self, tier: str, entry_ms: float = INLINE_ENTRY_MS) -> bool:
+        """Whether the router may run a tier in its own process, on a CPU.
+
+        Args:
+            tier: its name.
+            entry_ms: the longest time of one row with which it may.
+        """
+        alone = self.at(tier, 1)
+        return alone.format in LOCAL_FORMATS and alone.latency_p50_ms <= entry_ms
+
+    def ask_cost(self, tier: str, inline: bool | None = None) -> AskCost:
+        """What it costs to ask a tier where the embedded server runs the cascade; 0 where none does.
+
+        Args:
+            tier: its name.
+            inline: whether the router runs it itself; None: if it may.
+        """
         if self.hop is None:
             return AskCost(0.0, 0.0)
-        alone = self.at(tier, 1)
-        if alone.format in LOCAL_FORMATS and alone.latency_p50_ms <= INLINE_ENTRY_MS:
+        if self.runs_inline(tier) if inline is None else inline:
             return AskCost(self.hop.step_ms, self.hop.step_ms)
         # What the server adds to this tier's row, where that is more than a call that does nothing.
-        return AskCost(max(self.hop.latency_ms, alone.overhead_ms or 0.0), self.hop.cpu_ms)
+        overhead_ms = self.at(tier, 1).overhead_ms or 0.0
+        return AskCost(max(self.hop.latency_ms, overhead_ms), self.hop.cpu_ms)
 
     def at(self, tier: str, batch: int, device: str | None = None) -> ProfilePoint:
         """The point of the largest profiled batch that is not above `batch`."""

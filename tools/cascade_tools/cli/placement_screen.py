@@ -14,6 +14,7 @@ HOST = "host of "
 MOST_GROUP_LINES = 15
 MOST_LOSS_LINES = 12
 MIB_PER_GIB = 1024
+BINDS = 1.0 - 1e-6
 BASELINES = {
     "giant_only": "{giant} alone, without a router",
     "full_lp": "every tier on every device",
@@ -29,7 +30,13 @@ def placement_screen(made: Placement, seconds: float | None = None) -> list[str]
         made: the placement.
         seconds: that the search took.
     """
-    parts = [_headline(made, seconds), _baselines(made), _energy(made), _groups(made), _losses(made)]
+    parts = [
+        [*_headline(made, seconds), *_router(made)],
+        _baselines(made),
+        _energy(made),
+        _groups(made),
+        _losses(made),
+    ]
     return [line for part in parts if part for line in (*part, "")][:-1]
 
 
@@ -56,6 +63,18 @@ def _headline(made: Placement, seconds: float | None) -> list[str]:
         f"{found}, gap {made.gap:.2%}"
     )
     return [first, *_wrapped(text, "  ")]
+
+
+def _router(made: Placement) -> list[str]:
+    """What the router's processes take, where that binds; and what is not counted."""
+    lines = []
+    if made.router_rps is not None and made.rate_rps >= made.router_rps * BINDS:
+        lines = _wrapped(
+            f"  The router binds: its processes take at most {_rate(made.router_rps)} rows/s, whatever the "
+            "devices do; raise `serving.router_instances` where the host has cores for it",
+            "    ",
+        )
+    return [*lines, *(line for note in made.notes for line in _wrapped(f"  Note: {note}", "    "))]
 
 
 def _baselines(made: Placement) -> list[str]:
@@ -183,14 +202,29 @@ def _lost_label(kind: str, numbers: Sequence[int]) -> str:
 
 def _left(made: Placement, lost: Lost) -> str:
     if lost.rate_rps is None:
-        return f"{'-':>10}  nothing is left that could answer"
+        routes = set(made.batch) <= set(lost.homeless)
+        return f"{'-':>10}  " + ("nothing is left that could answer" if routes else "the router runs there")
     share = lost.rate_rps / made.rate_rps if made.rate_rps > 0.0 else 0.0
     text = f"{_rate(lost.rate_rps):>10}  ({share:.0%})"
     if made.minimise is not None:
         text += f", busiest device {100 * (lost.busiest_share or 0.0):.0f} %"
     if lost.homeless:
-        text += f", without {', '.join(lost.homeless)}: its rows go to the next larger tier"
+        text += f", without {', '.join(lost.homeless)}: {_who_answers(made, lost)}"
     return text
+
+
+def _who_answers(made: Placement, lost: Lost) -> str:
+    """What becomes of the rows of tiers without a home; those of the largest have no larger one."""
+    sizes = list(made.batch)
+    there = [tier for tier in sizes if tier not in lost.homeless]
+    last = max(sizes.index(tier) for tier in there)
+    stuck = [tier for tier in lost.homeless if sizes.index(tier) > last]
+    if not stuck:
+        return f"{'its' if len(lost.homeless) == 1 else 'their'} rows go to the next larger tier"
+    answered = (
+        f"rows that ask for {'it' if len(lost.homeless) == 1 else stuck[0]} keep the last answer they have"
+    )
+    return answered if len(stuck) == len(lost.homeless) else f"{answered}, the others' go to the next larger"
 
 
 def _label(made: Placement, numbers: Sequence[int]) -> str:

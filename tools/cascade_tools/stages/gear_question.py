@@ -22,17 +22,18 @@ from cascade_tools.artifacts import (
 from cascade_tools.errors import UsageError
 from cascade_tools.planning.gears import GearQuestion, RateBins, bins_of_counts, bins_of_shares, zipf_bins
 from cascade_tools.planning.gears.forecast import Forecaster
-from cascade_tools.planning.placement.problem import IntArray, Problem, Solution
+from cascade_tools.planning.placement.problem import IntArray, Problem, Solution, Variant
 from cascade_tools.planning.simulator.system import System
 from cascade_tools.planning.traces.shape import counts_per_window
 from cascade_tools.spec import SPEC_FILE, Cascade
+from cascade_tools.stages.asking import has_skips
 from cascade_tools.stages.calibrate import CALIBRATION_FILE
 from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.ladder import ladder_of, limits_of
 from cascade_tools.stages.placed import instances_of
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.search import FRONTIER_FILE, POLICY_FILE
-from cascade_tools.stages.tier_loads import ASKING, partitions_of, problem_of
+from cascade_tools.stages.tier_loads import partitions_of, problem_of
 from cascade_tools.stages.trace_file import read_arrivals
 from cascade_tools.store import Workspace
 
@@ -124,24 +125,31 @@ def _reach_of(
     the problem.
     """
     partitions = partitions_of(work)
-
-    def seconds(load_of: Problem) -> dict[str, float]:
-        return {
-            tier.name: next(iter(tier.variants[0].seconds_per_row.values())) * tier.reach
-            for tier in load_of.tiers
-            if tier.name == ASKING
-        }
-
-    base = seconds(problem)
+    base = _overheads(problem)
 
     def reach(policy: PredictedPolicy) -> tuple[float, ...]:
-        asked = seconds(problem_of(work.cascade, profile, partitions, policy.reach))
+        asked = _overheads(
+            problem_of(work.cascade, profile, partitions, policy.reach, skips=has_skips(policy.table))
+        )
         return tuple(
-            asked.get(ASKING, 0.0) / base[ASKING] if tier.name == ASKING else policy.reach[tier.name]
+            _times(asked.get(tier.name), base[tier.name]) if tier.overhead else policy.reach[tier.name]
             for tier in problem.tiers
         )
 
     return reach
+
+
+def _overheads(problem: Problem) -> dict[str, Variant]:
+    return {tier.name: tier.variants[0] for tier in problem.tiers if tier.overhead}
+
+
+def _times(asked: Variant | None, base: Variant) -> float:
+    """How many rows of one overhead are as much as one of another: in time or in work, whichever is more."""
+    if asked is None:
+        return 0.0
+    (kind,) = base.seconds_per_row
+    times = asked.seconds_per_row[kind] / base.seconds_per_row[kind]
+    return times * max(1.0, asked.utilization[kind] / base.utilization[kind])
 
 
 def _forecaster(work: Workspace, known: _Known, problem: Problem, placement: Placement) -> Forecaster:
@@ -153,7 +161,7 @@ def _forecaster(work: Workspace, known: _Known, problem: Problem, placement: Pla
     def system_of(count: IntArray) -> System:
         nothing = np.zeros(count.shape)
         solution = Solution(count, nothing, 0.0, 0.0, 0.0, "", "")
-        placed = placement.model_copy(update={"instances": instances_of(problem, solution, ASKING)})
+        placed = placement.model_copy(update={"instances": instances_of(problem, solution)})
         return make_system(Planned(work.cascade, known.profile, placed, plan, known.exported))
 
     return Forecaster(system_of, recorded_of(work), SEED)

@@ -12,52 +12,63 @@ from cascade_tools.planning.placement.problem import Problem, Solution
 MOST_SHOWN = 256  # devices whose busy shares are kept for every loss
 
 
-def what_is_left(problem: Problem, solution: Solution, left_out: str = "") -> tuple[Lost, ...]:
+def what_is_left(problem: Problem, solution: Solution, *, skips: bool = True) -> tuple[Lost, ...]:
     """For every single device, and every host where one has several.
 
     Args:
         problem: what was placed.
         solution: where.
-        left_out: a load that is none of the tiers, if there is one.
+        skips: whether rows may pass over a tier; true where that is not known.
     """
+    tiers = [i for i, tier in enumerate(problem.tiers) if not tier.overhead]
 
     def reach_without(gone: Sequence[int]) -> tuple[float, ...] | None:
-        return passed_on(tuple(tier.reach for tier in problem.tiers), gone)
+        if not set(gone) <= set(tiers):  # the host of the router: nobody is asked any more
+            return None
+        there = passed_on(
+            [problem.tiers[i].reach for i in tiers], [tiers.index(i) for i in gone], skips=skips
+        )
+        if there is None:
+            return None
+        found = dict(zip(tiers, there, strict=True))
+        return tuple(found.get(i, tier.reach) for i, tier in enumerate(problem.tiers))
 
-    return tuple(_lost(problem, left, left_out) for left in losses(problem, solution, reach_without))
+    return tuple(_lost(problem, left) for left in losses(problem, solution, reach_without))
 
 
-def passed_on(reach: Sequence[float], gone: Sequence[int]) -> tuple[float, ...] | None:
+def passed_on(reach: Sequence[float], gone: Sequence[int], *, skips: bool) -> tuple[float, ...] | None:
     """Reach without some tiers, as the router does with a broken one.
 
-    The next larger tier that is left sees its rows; without a larger one the answer so far is taken.
+    The next larger tier that is left sees its rows; without a larger one the answer so far is taken. Without
+    skips what a tier sees is among what the one before it sees. With them it may all be other rows, so that
+    the next one sees at most both.
 
     Args:
         reach: share of all rows that each tier sees, smallest tier first.
         gone: positions of the tiers that are not there.
+        skips: whether rows may pass over a tier.
 
     Returns:
         Reach of all tiers; None if none is left.
     """
     found = list(reach)
-    for i, share in enumerate(reach):
-        if i not in gone:
-            continue
-        found[i] = 0.0
+    for i in sorted(gone):
+        share, found[i] = found[i], 0.0
         larger = next((j for j in range(i + 1, len(reach)) if j not in gone), None)
         if larger is not None:
-            found[larger] = max(found[larger], share)
+            found[larger] = min(1.0, found[larger] + share) if skips else max(found[larger], share)
     return tuple(found) if any(share > 0.0 for share in found) else None
 
 
-def _lost(problem: Problem, left: Left, left_out: str) -> Lost:
+def _lost(problem: Problem, left: Left) -> Lost:
     names = [tier.name for tier in problem.tiers]
+    tiers = {tier.name for tier in problem.tiers if not tier.overhead}
     reach = {} if left.reach is None else dict(zip(names, left.reach, strict=True))
     return Lost(
         what=left.what,
         which=left.which,
-        homeless=tuple(names[i] for i in left.gone if names[i] != left_out),
-        reach={name: share for name, share in reach.items() if name != left_out} if left.serves else {},
+        homeless=tuple(names[i] for i in left.gone if names[i] in tiers),
+        reach={name: share for name, share in reach.items() if name in tiers} if left.serves else {},
         rate_rps=left.rate_rps if left.serves else None,
         busiest_share=left.busiest_share if left.serves else None,
         busy_share=_busy_share(problem, left) if len(problem.devices) <= MOST_SHOWN else (),

@@ -7,16 +7,17 @@ from collections.abc import Collection
 import numpy as np
 
 from cascade_tools.artifacts import Origin, Placement, Profile, ProfilePoint, RoutingPolicy
-from cascade_tools.errors import UsageError
+from cascade_tools.errors import Infeasible, UsageError
 from cascade_tools.planning.curves import point_at
 from cascade_tools.planning.placement.problem import IntArray, Problem
 from cascade_tools.spec import SPEC_FILE
+from cascade_tools.stages.asking import Asking, asking_of, has_skips
 from cascade_tools.stages.place_for_gears import placed_for_gears
 from cascade_tools.stages.placed import Named, placement_of, planned
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.stages.search import POLICY_FILE
-from cascade_tools.stages.tier_loads import ASKING, expand, partitions_of, problem_of
+from cascade_tools.stages.tier_loads import expand, partitions_of, problem_of
 from cascade_tools.store import Workspace, readable_disk_errors
 
 PLACEMENT_FILE = "placement.json"
@@ -27,20 +28,23 @@ def place(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
     """Write `placement.json`.
 
     Raises:
-        Infeasible: there is no placement; names the constraint.
+        Infeasible: there is no placement, or the router cannot take the goal's rate; names the constraint.
         UsageError: the profile has no figures for a device type.
     """
     cascade = work.cascade
     profile = work.load(PROFILE_FILE, Profile, "profile")
-    reach = _reach(work)
-    problem = problem_of(cascade, profile, partitions_of(work), reach)
+    reach, skips = _reach(work)
+    asking = asking_of(cascade, profile, reach, skips=skips)
+    _check_router(work, asking.router_rps)
+    problem = problem_of(cascade, profile, partitions_of(work), reach, skips=skips)
     found = planned(problem, _there_anyhow(problem, profile), keep_giant=True)
     names = [Named(group.kind, group.memory_mib) for group in expand(cascade)]
     if cascade.gears.slo is not None and cascade.has_models:
-        some = placement_of(found, names, cascade.name, made_from, ASKING)
+        some = placement_of(found, names, cascade.name, made_from)
         found = placed_for_gears(work, found, some, report)
-    made = _with_origins(placement_of(found, names, cascade.name, made_from, ASKING), profile)
+    made = _with_origins(placement_of(found, names, cascade.name, made_from, skips=skips), profile)
     made = _with_known_energy(made, profile, reach)
+    made = _with_router(made, asking)
     report.say(
         f"  {made.rate_rps:,.0f} rows/s ({made.status}, {made.method}, {found.seconds:.1f} s), "
         f"at most {made.bound_rps:,.0f}"
@@ -49,10 +53,37 @@ def place(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
         work.save(PLACEMENT_FILE, made)
 
 
-def _reach(work: Workspace) -> dict[str, float]:
-    """Share of all rows that each tier sees: of the policy, or as it is given where there are no models."""
+def _with_router(made: Placement, asking: Asking) -> Placement:
+    """With what the router takes at most, and what is not counted of it."""
+    bound_rps = made.bound_rps
+    if asking.router_rps is not None:
+        bound_rps = max(made.rate_rps, min(bound_rps, asking.router_rps))
+    notes = (asking.note,) if asking.note else ()
+    update = {"bound_rps": bound_rps, "router_rps": asking.router_rps, "notes": notes}
+    return made.model_copy(update=update)
+
+
+def _check_router(work: Workspace, router_rps: float | None) -> None:
+    goal = work.cascade.placement.objective
+    if goal is None or router_rps is None or goal.rate_rps <= router_rps:
+        return
+    raise Infeasible(
+        f"{goal.rate_rps:g} rows/s are too many for the router: its {work.cascade.serving.router_instances} "
+        f"process(es) take at most {router_rps:.1f}",
+        f"raise `serving.router_instances`, or ask for at most {router_rps:.1f} rows/s",
+        constraint="router",
+        details={"missing_mib": None, "highest_rps": router_rps},
+    )
+
+
+def _reach(work: Workspace) -> tuple[dict[str, float], bool]:
+    """Share of all rows that each tier sees, and whether rows may pass over a tier.
+
+    Of the policy, or as it is given where there are no models.
+    """
     if work.cascade.has_models:
-        return work.load(POLICY_FILE, RoutingPolicy, "search").chosen.reach
+        chosen = work.load(POLICY_FILE, RoutingPolicy, "search").chosen
+        return chosen.reach, has_skips(chosen.table)
     reach = {tier.name: tier.reach for tier in work.cascade.tiers if tier.reach is not None}
     if not reach:
         raise UsageError(
@@ -60,7 +91,7 @@ def _reach(work: Workspace) -> dict[str, float]:
             "models no policy can be searched",
             "give every tier the share of all rows that it sees, such as `reach: 0.4`",
         )
-    return reach
+    return reach, True
 
 
 def _there_anyhow(problem: Problem, profile: Profile) -> IntArray | None:
@@ -95,16 +126,30 @@ def _with_known_energy(made: Placement, profile: Profile, reach: dict[str, float
         return made
     points: dict[str, ProfilePoint] = {}
     for tier in reach:
-        known = [p for p in profile.points if p.tier == tier and p.instances == 1 and p.energy_j is not None]
-        if not known:
+        nearest = _nearest_with_energy(made, profile, tier)
+        if nearest is None:
             return made
-        points[tier] = min(known, key=lambda p: (abs(p.batch - made.batch[p.tier]), p.batch))
+        points[tier] = nearest
     *_, giant = made.batch
     return made.model_copy(
         update={
             "energy_j": sum(share * (points[tier].energy_j or 0.0) for tier, share in reach.items()),
             "giant_energy_j": points[giant].energy_j,
             "energy_figures": _least({point.energy_origin for point in points.values()}),
-            "energy_batches": {tier: point.batch for tier, point in points.items()},
+            "energy_batches": {
+                tier: point.batch for tier, point in points.items() if point.batch != made.batch[tier]
+            },
         }
+    )
+
+
+def _nearest_with_energy(made: Placement, profile: Profile, tier: str) -> ProfilePoint | None:
+    """The point nearest to the planned batch whose energy is known; on a type it stands on, if any."""
+    types = {made.devices[placed.device].type for placed in made.instances if placed.tier == tier}
+    known = [p for p in profile.points if p.tier == tier and p.instances == 1 and p.energy_j is not None]
+    planned_batch = made.batch[tier]
+    return min(
+        known,
+        key=lambda p: (p.device not in types, abs(p.batch - planned_batch), p.batch),
+        default=None,
     )

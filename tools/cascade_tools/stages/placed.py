@@ -97,7 +97,7 @@ def solver_output_on_stderr() -> Iterator[None]:
 
 
 def placement_of(
-    found: Planned, devices: Sequence[Named], cascade: str, made_from: dict[str, str], left_out: str = ""
+    found: Planned, devices: Sequence[Named], cascade: str, made_from: dict[str, str], *, skips: bool = True
 ) -> Placement:
     """The answer as an artifact.
 
@@ -106,7 +106,7 @@ def placement_of(
         devices: of the problem, in its order.
         cascade: its name; empty where there is none.
         made_from: digests of what was read.
-        left_out: a load that is none of the tiers, if there is one.
+        skips: whether rows may pass over a tier; true where that is not known.
     """
     problem, solution = found.problem, found.solution
     ceiling = ceiling_rps(problem)
@@ -130,23 +130,29 @@ def placement_of(
         bound=bound,
         giant_only_rps=None if found.giant_alone is None else found.giant_alone.rate_rps,
         baselines={name: None if one is None else one.rate_rps for name, one in found.simple.items()},
-        batch={tier: b for tier, b in _batches(problem, solution).items() if tier != left_out},
+        batch=_batches(problem, solution),
         energy_j=energy_per_row(problem, solution),
         giant_energy_j=None if found.giant_alone is None else energy_per_row(problem, found.giant_alone),
         devices=_devices(problem, solution, devices),
-        instances=instances_of(problem, solution, left_out),
-        losses=what_is_left(problem, solution, left_out),
+        instances=instances_of(problem, solution),
+        losses=what_is_left(problem, solution, skips=skips),
     )
 
 
 def energy_per_row(problem: Problem, solution: Solution) -> float | None:
-    """Dynamic J of one row at the solution's rate; None where a tier that is used has none."""
+    """Dynamic J of one row at the solution's rate; None where a tier that is used has none.
+
+    What asking takes is left out where nothing is known of it.
+    """
     if solution.rate_rps <= 0.0:
         return None
     watts = 0.0
     for u, g in np.argwhere(solution.busy > 0.0).tolist():
-        variant, kind = problem.variant(problem.units[u]), problem.devices[g].type
+        unit, kind = problem.units[u], problem.devices[g].type
+        variant = problem.variant(unit)
         energy_j = variant.energy_j.get(kind)
+        if energy_j is None and problem.tiers[unit.tier].overhead:
+            continue
         if energy_j is None:
             return None
         watts += float(solution.busy[u, g]) / variant.seconds_per_row[kind] * energy_j
@@ -158,6 +164,8 @@ def _batches(problem: Problem, solution: Solution) -> dict[str, int]:
     most = dict.fromkeys(range(len(problem.tiers)), -1.0)
     batch: dict[str, int] = {}
     for u, unit in enumerate(problem.units):
+        if problem.tiers[unit.tier].overhead:
+            continue
         variant = problem.variant(unit)
         done = sum(
             float(busy) / variant.seconds_per_row[device.type]
@@ -194,16 +202,16 @@ def _devices(problem: Problem, solution: Solution, named: Sequence[Named]) -> tu
     return tuple(found)
 
 
-def instances_of(problem: Problem, solution: Solution, left_out: str) -> tuple[PlacedInstances, ...]:
-    """The instances of an answer, without those of one load."""
+def instances_of(problem: Problem, solution: Solution) -> tuple[PlacedInstances, ...]:
+    """The instances of the tiers of an answer."""
     found = []
     for u, g in np.argwhere(solution.count > 0).tolist():
         unit = problem.units[u]
-        variant, name = problem.variant(unit), problem.tiers[unit.tier].name
-        if name != left_out:
+        variant, tier = problem.variant(unit), problem.tiers[unit.tier]
+        if not tier.overhead:
             found.append(
                 PlacedInstances(
-                    tier=name,
+                    tier=tier.name,
                     stages=variant.stages,
                     stage=unit.stage + 1,
                     batch=variant.batch,

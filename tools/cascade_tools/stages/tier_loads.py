@@ -12,16 +12,21 @@ from cascade_tools.planning.curves import memory_at, point_at
 from cascade_tools.planning.memory import held_mib
 from cascade_tools.planning.placement.problem import Device, Goal, Problem, TierLoad, Variant
 from cascade_tools.spec import Cascade, DeviceGroup, RateGoal, host_numbers, load_devices
+from cascade_tools.stages.asking import asking_of
 from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.search import GOOD_ENOUGH_THROUGHPUT, planned_point
 from cascade_tools.store import Workspace
 
-ASKING = "(asking)"  # no tier can have this name
 WORTH_ANOTHER_BATCH = 0.9  # of the work per row at the planned batch
 
 
 def problem_of(
-    cascade: Cascade, profile: Profile, partitions: Mapping[str, Partition], reach: Mapping[str, float]
+    cascade: Cascade,
+    profile: Profile,
+    partitions: Mapping[str, Partition],
+    reach: Mapping[str, float],
+    *,
+    skips: bool = True,
 ) -> Problem:
     """The placement problem of a cascade: what asking costs comes first, then the tiers, smallest first.
 
@@ -30,6 +35,7 @@ def problem_of(
         profile: has figures for every device type.
         partitions: of the tiers that are cut into stages.
         reach: share of all rows that each tier sees.
+        skips: whether rows may pass over a tier; true where that is not known.
 
     Raises:
         UsageError: a device type was not profiled, or no energy is known where it is to be minimised.
@@ -49,8 +55,9 @@ def problem_of(
         )
         for name in cascade.tier_names
     )
+    asking = asking_of(cascade, profile, reach, skips=skips).load
     problem = Problem(
-        tiers=(*_asking(profile, reach, groups), *tiers),
+        tiers=tiers if asking is None else (asking, *tiers),
         devices=_devices(profile, groups),
         rule=rule,
         goal=goal_of(cascade.placement.objective),
@@ -178,34 +185,12 @@ def _staged(whole: Variant, partition: Partition) -> Variant:
     )
 
 
-def _asking(
-    profile: Profile, reach: Mapping[str, float], groups: tuple[DeviceGroup, ...]
-) -> tuple[TierLoad, ...]:
-    """Asking the tiers as one more load of the CPU: what router and server spend on a row."""
-    cores = {group.type: group.cores for group in groups if group.cores is not None}
-    if profile.hop is None or not cores or len(cores) < len({group.type for group in groups}):
-        return ()
-    asking_ms = fsum(share * profile.ask_cost(tier).cpu_ms for tier, share in reach.items())
-    if asking_ms <= 0.0:
-        return ()
-    variant = Variant(
-        stages=1,
-        batch=1,
-        seconds_per_row=dict.fromkeys(cores, asking_ms / 1000.0),
-        utilization={kind: 1.0 / count for kind, count in cores.items()},
-        memory_mib=0,
-        further_mib=0,
-        energy_j={g.type: g.busy_watts * asking_ms / 1000.0 for g in groups if g.busy_watts is not None},
-    )
-    return (TierLoad(ASKING, 1.0, (variant,)),)
-
-
 def _need_energy(cascade: Cascade, problem: Problem) -> None:
     if problem.goal.rate_rps is None or problem.goal.minimise != "energy":
         return
     for tier in problem.tiers:
         for kind in tier.variants[0].seconds_per_row:
-            if tier.name != ASKING and kind not in tier.variants[0].energy_j:
+            if not tier.overhead and kind not in tier.variants[0].energy_j:
                 raise UsageError(
                     f"{cascade.folder / 'cascade.yaml'}: placement.objective.minimise: energy, but the "
                     f"profile knows no energy of tier {tier.name} on {kind}",

@@ -56,12 +56,18 @@ class TierLoad:
         reach: share of all rows that it sees, 0..1.
         variants: the ways to run it, at least one.
         instances: no device may hold more, where somebody else has set them; None for any number.
+        overhead: it is none of the tiers, but what serving them takes of a host beside them. It has one
+            variant, one instance on one device, and is not resident: under the strict rule it counts as it
+            is busy.
+        alone: what of an overhead there is where the last tier answers alone; None for nothing.
     """
 
     name: str
     reach: float
     variants: tuple[Variant, ...]
     instances: int | None = None
+    overhead: bool = False
+    alone: Variant | None = None
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def _devices(problem: Problem, solution: Solution) -> Iterator[str]:
 
 def _device(problem: Problem, g: int, count: IntArray, busy: FloatArray) -> Iterator[str]:
     device = problem.devices[g]
-    held_mib, share = 0, 0.0
+    held_mib, resident, busy_share = 0, 0.0, 0.0
     of_tier: dict[int, int] = defaultdict(int)
     for u, unit in enumerate(problem.units):
         n, f = int(count[u]), float(busy[u])
@@ -73,17 +73,24 @@ def _device(problem: Problem, g: int, count: IntArray, busy: FloatArray) -> Iter
             yield f"type {device.type} cannot run {name}"
             continue
         held_mib += int(variant.memory_mib) + (n - 1) * int(variant.further_mib)
-        share += variant.utilization[device.type] * (n if problem.rule == "strict" else f)
+        busy_share += variant.utilization[device.type] * f
+        if problem.rule == "strict" and not problem.tiers[unit.tier].overhead:
+            resident += variant.utilization[device.type] * n
         of_tier[unit.tier] += n
     if held_mib > device.memory_mib:
         yield f"{held_mib} MiB placed on {device.memory_mib} MiB"
-    if share > 1.0 + (EXACT if problem.rule == "strict" else TOLERANCE):
-        what = "kernel utilization of its instances" if problem.rule == "strict" else "busy share"
-        yield f"{what} {share:.6f} is above 1"
+    yield from _too_much(resident, busy_share)
     for i, n in of_tier.items():
         most = problem.tiers[i].instances
         if most is not None and n > most:
             yield f"{n} instances of {problem.tiers[i].name}, at most {most} are allowed"
+
+
+def _too_much(resident: float, busy_share: float) -> Iterator[str]:
+    if resident > 1.0 + EXACT:
+        yield f"kernel utilization of its instances {resident:.6f} is above 1"
+    if busy_share > 1.0 + TOLERANCE:
+        yield f"busy share {busy_share:.6f} is above 1"
 
 
 def _homes(problem: Problem, count: IntArray) -> Iterator[str]:

@@ -52,7 +52,9 @@ def _giant_only(problem: Problem) -> Solution | None:
         return None
     count = np.zeros((len(problem.units), len(problem.devices)), np.int64)
     busy = np.zeros(count.shape)
-    count[-len(alone.units) :], busy[-len(alone.units) :] = found.count, found.busy
+    stays = [tier.alone is not None for tier in problem.tiers[:-1]] + [True]
+    mine = [u for u, unit in enumerate(problem.units) if stays[unit.tier]]
+    count[mine], busy[mine] = found.count, found.busy
     return replace(found, count=count, busy=busy)
 
 

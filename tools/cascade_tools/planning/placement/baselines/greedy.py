@@ -77,8 +77,8 @@ class _Pruning:
         excess = np.maximum(held_mib(numbers, self.count) - self.room, 0.0)
         freed = np.minimum(excess, numbers.memory_mib[:, None]) / np.maximum(self.room, 1.0)
         if numbers.strict:
-            share = (numbers.utilization[:, kind] * self.count).sum(axis=0) - 1.0
-            freed = freed + np.minimum(np.where(share > EXACT, share, 0.0), numbers.utilization[:, kind])
+            share = (numbers.resident[:, kind] * self.count).sum(axis=0) - 1.0
+            freed = freed + np.minimum(np.where(share > EXACT, share, 0.0), numbers.resident[:, kind])
         return np.where(self.count > 0, freed, 0.0)
 
     def _take_away(self, freed: FloatArray) -> None:

@@ -21,7 +21,7 @@ def over(numbers: Numbers, kind: IntArray, count: IntArray) -> FloatArray:
     room = np.array([float(device.memory_mib) for device in numbers.kinds])[kind]
     excess = np.maximum(held_mib(numbers, count) - room, 0.0) / np.maximum(room, 1.0)
     if numbers.strict:
-        share = (numbers.utilization[:, kind] * count).sum(axis=0)
+        share = (numbers.resident[:, kind] * count).sum(axis=0)
         excess = excess + np.where(share > 1.0 + EXACT, share - 1.0, 0.0)
     return np.asarray(excess, np.float64)
 

@@ -66,7 +66,7 @@ def most_tiers(problem: Problem, strict: bool) -> list[bool]:
     memory = (homes.device, homes.there, numbers.memory_mib[homes.unit] / np.maximum(room, 1.0)[homes.device])
     homes.program.rows(len(room), [memory], upper=1.0)
     if strict:
-        share = numbers.utilization[homes.unit, numbers.kind[homes.device]]
+        share = numbers.resident[homes.unit, numbers.kind[homes.device]]
         homes.program.rows(len(room), [(homes.device, homes.there, share)], upper=1.0)
     result = homes.program.solve([(homes.home, -1.0)], LIMIT_S, 1e-4)
     if result.x is None:

@@ -20,7 +20,7 @@ from cascade_tools.planning.placement.direct import Found, direct, host_numbers
 from cascade_tools.planning.placement.finish import finish
 from cascade_tools.planning.placement.patterns.patterns import patterns
 from cascade_tools.planning.placement.patterns.sites import sites_of
-from cascade_tools.planning.placement.problem import Goal, Problem, TierLoad
+from cascade_tools.planning.placement.problem import FloatArray, Goal, Problem, TierLoad
 from cascade_tools.planning.placement.programs.numbers import Numbers, numbers_of
 
 ELASTIC_DEVICES = 64
@@ -102,7 +102,7 @@ def _check_host(problem: Problem, numbers: Numbers, number: int) -> None:
         stages, each = int(numbers.stages[unit]), max(float(numbers.memory_mib[unit]), 1.0)
         places = np.floor(room / each + EXACT)
         if numbers.strict:
-            places = np.minimum(places, np.floor(1.0 / numbers.utilization[unit, numbers.kind] + EXACT))
+            places = np.minimum(places, _resident_places(numbers, unit))
         places = np.where(numbers.rows_per_busy[unit, numbers.kind] > 0.0, places, 0.0)
         held = int(np.bincount(host, places).max())
         if held >= stages:
@@ -122,6 +122,12 @@ def _check_host(problem: Problem, numbers: Numbers, number: int) -> None:
             "tiers_without_home": [problem.tiers[number].name],
         },
     )
+
+
+def _resident_places(numbers: Numbers, unit: int) -> FloatArray:
+    """How many instances of a unit the strict rule lets stand on each device, [devices]."""
+    share = np.maximum(numbers.resident[unit, numbers.kind], EXACT)
+    return np.asarray(np.floor(1.0 / share + EXACT), np.float64)
 
 
 def _check_total(problem: Problem, numbers: Numbers) -> None:
@@ -146,7 +152,7 @@ def _check_utilization(problem: Problem, numbers: Numbers) -> None:
     """Under the strict rule one chain of every tier against the number of devices."""
     if not numbers.strict:
         return
-    least = np.where(numbers.rows_per_busy > 0.0, numbers.utilization, np.inf).min(axis=1) * numbers.stages
+    least = np.where(numbers.rows_per_busy > 0.0, numbers.resident, np.inf).min(axis=1) * numbers.stages
     need = float(sum(least[numbers.tier == i].min() for i in range(len(problem.tiers))))
     have = len(problem.devices)
     if numbers.per_host:

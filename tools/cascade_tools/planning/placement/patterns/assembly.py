@@ -105,7 +105,7 @@ def add_loads(
     busy = program.columns(len(unit))
     row = np.arange(len(unit))
     program.rows(len(unit), [(row, busy, 1.0), (row, uses[pattern], -count)], upper=0.0)
-    if not numbers.strict:
+    if numbers.busy_binds:
         places = max(p.count.shape[1] for p in patterns)
         spot, spots = np.unique(pattern * places + place, return_inverse=True)
         terms = [

@@ -23,7 +23,7 @@ class _Search:
         self.most = numbers.most[:, kind].astype(int).tolist()
         self.first = numbers.memory_mib.tolist()
         self.further = numbers.further_mib.tolist()
-        self.share = numbers.utilization[:, kind].tolist() if numbers.strict else [0.0] * len(numbers.tier)
+        self.share = numbers.resident[:, kind].tolist() if numbers.strict else [0.0] * len(numbers.tier)
         self.tier, self.limit = numbers.tier.tolist(), numbers.limit.tolist()
         self.count = [0] * len(numbers.tier)
         self.found: list[list[int]] = []

@@ -2,7 +2,8 @@
 
     f[j, g] busy instances of unit j on device g, n[j, g] instances, whole numbers:  0 <= f <= n <= most
     sum_j memory_j(n[j, g]) <= memory_g              the first instance of a unit may take more than the next
-    loose:  sum_j u_j f[j, g] <= 1                   strict:  sum_j u_j n[j, g] <= 1
+    loose:  sum_j u_j f[j, g] <= 1                   strict:  sum_j u_j n[j, g] <= 1, and with an overhead,
+                                                     which counts in it as nothing, the loose row as well
     sum_(g in h) f[j, g] / tau_j = y[c, h]           for every stage j of chain c: a chain stays in its host
 
 tau is seconds per row, u the kernel utilization of one busy instance.
@@ -170,9 +171,14 @@ def _fits(program: Program, numbers: Numbers, kind: IntArray, cells: Cells) -> N
 
 
 def _not_too_busy(program: Program, numbers: Numbers, kind: IntArray, cells: Cells) -> None:
-    share = numbers.utilization[cells.unit, kind[cells.device]]
-    columns, scale = (cells.count, STRICT_SCALE) if numbers.strict else (cells.busy, 1.0)
-    _per_device(program, [(cells.device, columns, scale * share)], np.full(len(kind), scale), cells.used)
+    if numbers.strict:
+        share = STRICT_SCALE * numbers.resident[cells.unit, kind[cells.device]]
+        _per_device(
+            program, [(cells.device, cells.count, share)], np.full(len(kind), STRICT_SCALE), cells.used
+        )
+    if numbers.busy_binds:
+        share = numbers.utilization[cells.unit, kind[cells.device]]
+        _per_device(program, [(cells.device, cells.busy, share)], np.ones(len(kind)), cells.used)
 
 
 def _per_device(program: Program, terms: list[Term], upper: FloatArray, used: IntArray | None) -> None:

@@ -30,6 +30,7 @@ class Numbers:
         stages: stages of its variant, [units].
         rows_per_busy: rows/s of one busy instance over `scale_rps`, [units, kinds]; 0 where it cannot run.
         utilization: of one busy instance, [units, kinds].
+        resident: of one instance, busy or not, for the strict rule, [units, kinds]; 0 of an overhead.
         energy_j: dynamic energy of one row, [units, kinds].
         memory_mib, further_mib: of the first and of each further instance, [units].
         most: instances of one unit that can be of use on one device, [units, kinds].
@@ -46,6 +47,7 @@ class Numbers:
     stages: IntArray
     rows_per_busy: FloatArray
     utilization: FloatArray
+    resident: FloatArray
     energy_j: FloatArray
     memory_mib: FloatArray
     further_mib: FloatArray
@@ -61,6 +63,11 @@ class Numbers:
     def shares_memory(self) -> BoolArray:
         """Units whose further instances take less than the first, bool [units]."""
         return np.asarray(self.further_mib < self.memory_mib, np.bool_)
+
+    @property
+    def busy_binds(self) -> bool:
+        """Whether busy shares have to be bounded: under the strict rule only beside an overhead."""
+        return not self.strict or bool((self.resident < self.utilization).any())
 
     @property
     def has_chains(self) -> bool:
@@ -85,6 +92,7 @@ def numbers_of(problem: Problem) -> Numbers:
     seconds = np.maximum(seconds, SMALLEST_S)
     utilization = np.where(able, table("utilization", 1.0), 1.0)
     tier = np.array([unit.tier for unit in units], np.int64)
+    overhead = np.array([t.overhead for t in problem.tiers], np.bool_)
     reach = np.array([t.reach for t in problem.tiers])
     memory = np.array([float(v.memory_mib) for v in variants])
     further = np.array([float(v.further_mib) for v in variants])
@@ -108,6 +116,7 @@ def numbers_of(problem: Problem) -> Numbers:
         stages=stages,
         rows_per_busy=np.where(able, 1.0 / (seconds * scale), 0.0),
         utilization=utilization,
+        resident=np.where(overhead[tier][:, None], 0.0, utilization),
         energy_j=table("energy_j", 0.0),
         memory_mib=memory,
         further_mib=further,
