@@ -47,7 +47,7 @@ def report() -> Reporter:
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory, report: Reporter) -> Workspace:
+def small(one_hop: None, tmp_path_factory: pytest.TempPathFactory, report: Reporter) -> Workspace:
     """The small cascade, trained, planned and built; tests that change it use `copied`."""
     root = tmp_path_factory.mktemp("session")
     folder = root / "cascade"
