@@ -43,7 +43,7 @@ def one_hop() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_registry() -> Iterator[None]:
-    """torch reads its table of ONNX operators anew for every export, which is most of a small model's time."""
+    """torch reads its table of ONNX operators anew for every export: most of the time of a small model."""
     with pytest.MonkeyPatch.context() as patch:
         if "torch" in sys.modules:  # otherwise nothing here exports
             registry = importlib.import_module("torch.onnx._internal.exporter._registration").ONNXRegistry

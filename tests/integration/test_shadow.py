@@ -27,7 +27,6 @@ from cascade_tools.store import Workspace, load_score_table
 from .helpers import (
     MODEL,
     metric,
-    plan_path,
     settled_metric,
     swapped_plan,
     wait_until,
@@ -98,7 +97,9 @@ def serve_once(share: float, plan: GearPlan, watched: Watched, rows: Rows, tiers
             sent = [*tier, *tier[:WARM_UP_REQUESTS]]
             early = sum(number < len(tiers) - 1 for number in sent)
             known = before["rows"] + before["dropped"]
-            wait_until(lambda: count("rows") + count("dropped") == known + early, "all early rows are counted")
+            wait_until(
+                lambda: count("rows") + count("dropped") == known + early, "all early rows are counted"
+            )
         elif share:
             wait_until(lambda: metric(server, "cascade_drift") > 0.0, "a tier raises the alarm")
         alarms = {tier: settled_metric(server, "cascade_drift", tier=tier) for tier in tiers[:-1]}
