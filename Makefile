@@ -17,8 +17,8 @@ check: setup ## Format, lint, types, import direction
 	.venv/bin/mypy
 	.venv/bin/pytest -q tests/test_architecture.py
 
-test: setup ## All tests, those against a real Triton included
-	.venv/bin/pytest
+test: setup ## All tests, those against a real Triton included, in two processes
+	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 gpu: setup ## The tests that need an NVIDIA GPU (a CUDA build of torch; TensorRT for its plans)
 	.venv/bin/pytest tests/gpu -m gpu

@@ -140,7 +140,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def outcomes(built: Path) -> dict[str, Outcome]:
+def outcomes(one_hop: None, built: Path) -> dict[str, Outcome]:
     """Every verb of the chain, called by itself in this order."""
     folder, build = write_pair(built / "pair", weights=False), built / "build"
     found = {"train": call("train", folder, "--tier", "rough", "--json")}
@@ -185,7 +185,7 @@ def test_run_after_the_single_verbs_has_nothing_left_to_do(outcomes: dict[str, O
     assert [line.partition(": ")[2] for line in said[:-1]] == ["fresh"] * 6
 
 
-def test_a_cascade_of_one_tier_runs_and_force_runs_it_again(pair: Path) -> None:
+def test_a_cascade_of_one_tier_runs_and_force_runs_it_again(one_hop: None, pair: Path) -> None:
     edit_spec(lambda spec: spec.update(tiers=spec["tiers"][:1], serving={"max_batch_size": 1}))(pair)
     build = pair.parent / "build"
     assert call("run", pair, "--build-dir", build).code == 0
@@ -634,7 +634,9 @@ def test_infer_names_an_address_that_is_none(rows_file: Path, protocol: str, url
 # A first cascade
 
 
-def test_init_writes_a_cascade_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_init_writes_a_cascade_that_runs(
+    one_hop: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     made = call("init", "mine", "--json")
     assert made.code == 0, made.err

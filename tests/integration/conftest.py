@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,17 +49,32 @@ def report() -> Reporter:
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory, report: Reporter) -> Workspace:
-    """The small cascade, trained, planned and built; tests that change it use `copied`."""
-    root = tmp_path_factory.mktemp("session")
-    folder = root / "cascade"
-    shutil.copytree(HERE / "small", folder, ignore=shutil.ignore_patterns("__pycache__"))
+def small(one_hop: None, tmp_path_factory: pytest.TempPathFactory, report: Reporter) -> Workspace:
+    """The small cascade, trained, planned and built; tests that change it use `copied`.
+
+    Where tests run in several processes, the first makes it and the others wait for it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / "small" / "cascade"
+    with (root / "small.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / "small.made").exists():
+            shutil.rmtree(folder.parent, ignore_errors=True)  # of a process that failed halfway
+            shutil.copytree(HERE / "small", folder, ignore=shutil.ignore_patterns("__pycache__"))
+            make(folder, report)
+            (root / "small.made").touch()
     cascade = load_cascade(folder)
-    work = Workspace(cascade, root / "build" / cascade.name)
+    return Workspace(cascade, folder.parent / "build" / cascade.name)
+
+
+def make(folder: Path, report: Reporter) -> None:
+    """Train a cascade and run every stage."""
+    cascade = load_cascade(folder)
     with forgotten_user_code():
         train(cascade, [], 0, None, report)
-        run_all(work, "embedded", report)
-    return work
+        run_all(Workspace(cascade, folder.parent / "build" / cascade.name), "embedded", report)
 
 
 @pytest.fixture

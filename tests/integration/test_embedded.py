@@ -58,11 +58,13 @@ def test_after_an_exception_nothing_is_left_and_the_log_stays_where_asked(
     repository: Path, tmp_path: Path, own_memory: Callable[[], set[str]]
 ) -> None:
     log = tmp_path / "triton.log"
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(Stop), embedded_triton(repository, log=log) as server:
         raise Stop
     assert group_members(server.process.pid) == []
     assert own_memory() == set()
     assert "Started GRPCInferenceService" in log.read_text()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 def test_a_block_that_ends_under_load_leaves_nothing_and_no_client_hangs(
@@ -91,14 +93,6 @@ def test_a_block_that_ends_under_load_leaves_nothing_and_no_client_hangs(
     assert group_members(server.process.pid) == []
     assert own_memory() == set()
     assert not server.log.exists(), "a log that nobody asked for goes with the server"
-
-
-def test_signal_handlers_are_put_back(repository: Path) -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(Stop), embedded_triton(repository) as server:
-        os.killpg(server.process.pid, signal.SIGKILL)
-        raise Stop
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 # A command that is ended from outside

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from cascade_tools.artifacts import GearPlan
 from cascade_tools.models.usercode import Rows
 from cascade_tools.planning.evaluate import follow, threshold_policy
 from cascade_tools.runtime.plan import parse_policy
 from cascade_tools.runtime.policy import ANSWER, route
-from cascade_tools.serving.embedded import embedded_triton
+from cascade_tools.serving.embedded import Server, embedded_triton
 from cascade_tools.serving.load import WARM_UP_REQUESTS, run_load
 from cascade_tools.stages.calibrate import SCORES_FILE
 from cascade_tools.stages.shadow import read_shadow
@@ -25,9 +27,8 @@ from cascade_tools.store import Workspace, load_score_table
 from .helpers import (
     MODEL,
     metric,
-    plan_path,
     settled_metric,
-    to_bytes,
+    swapped_plan,
     wait_until,
     with_limits,
     with_policies,
@@ -41,11 +42,15 @@ FAMILIES = ("rows", "agrees", "dropped")
 class Shown:
     """What one pass over the rows left: the log's lines, counts by family, and the tier of every row."""
 
-    lines: list[dict[str, Any]]
+    written: list[str]
     counts: dict[str, float]
     tier: list[int]
     alarms: dict[str, float]
     log: str
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.written]
 
 
 def with_tolerated(plan: GearPlan, share: float) -> GearPlan:
@@ -54,44 +59,66 @@ def with_tolerated(plan: GearPlan, share: float) -> GearPlan:
     return plan.model_copy(update={"ladder": (*ladder, plan.ladder[-1])})
 
 
-def serve_once(
-    share: float, plan: GearPlan, served: Path, rows: Rows, tiers: tuple[str, ...], folder: Path
-) -> Shown:
+@dataclass(frozen=True)
+class Watched:
+    """A server that keeps a shadow log."""
+
+    server: Server
+    repository: Path
+    log: Path
+
+    def lines(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+
+@pytest.fixture(scope="module")
+def watched(triton: None, served: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    folder = tmp_path_factory.mktemp("shadow")
     repository = shutil.copytree(served, folder / "repository")
-    plan_path(repository).write_bytes(to_bytes(with_limits(plan, shadow_share=share)))
     log = folder / "shadow.jsonl"
     with embedded_triton(repository, shadow=log) as server:
+        yield Watched(server, repository, log)
 
-        def count(family: str) -> float:
-            return sum(metric(server, f"cascade_shadow_{family}", tier=tier) for tier in tiers[:-1])
 
+def serve_once(share: float, plan: GearPlan, watched: Watched, rows: Rows, tiers: tuple[str, ...]) -> Shown:
+    """Serve the rows with a plan; what is told is of this pass alone."""
+    server = watched.server
+
+    def count(family: str) -> float:
+        return sum(metric(server, f"cascade_shadow_{family}", tier=tier) for tier in tiers[:-1])
+
+    with swapped_plan(server, watched.repository, with_limits(plan, shadow_share=share)):
+        settled_metric(server, "cascade_answers")
+        said, logged = len(server.log.read_text(errors="replace")), len(watched.lines())
+        before = {family: count(family) for family in FAMILIES}
         load = run_load(server.grpc_url, MODEL, rows.inputs, DATATYPES, 2, ("TIER",))
         tier = load.outputs["TIER"].tolist()
         if share == 1.0:
             sent = [*tier, *tier[:WARM_UP_REQUESTS]]
             early = sum(number < len(tiers) - 1 for number in sent)
-            wait_until(lambda: count("rows") + count("dropped") == early, "all early rows are counted")
+            known = before["rows"] + before["dropped"]
+            wait_until(
+                lambda: count("rows") + count("dropped") == known + early, "all early rows are counted"
+            )
         elif share:
             wait_until(lambda: metric(server, "cascade_drift") > 0.0, "a tier raises the alarm")
-        counts = {family: count(family) for family in FAMILIES}
         alarms = {tier: settled_metric(server, "cascade_drift", tier=tier) for tier in tiers[:-1]}
-        text = server.log.read_text(errors="replace")
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    return Shown(lines, counts, tier, alarms, text)
+        counts = {family: count(family) - before[family] for family in FAMILIES}
+        text = server.log.read_text(errors="replace")[said:]
+        return Shown(watched.lines()[logged:], counts, tier, alarms, text)
 
 
 def test_every_row_before_the_last_tier_may_be_shown_to_it(
-    triton: None,
     small: Workspace,
     plan: GearPlan,
-    served: Path,
+    watched: Watched,
     rows: Rows,
     tiers: tuple[Any, Any, Any],
     tmp_path: Path,
 ) -> None:
     label, confidence, _ = tiers
     names = small.cascade.tier_names
-    found = serve_once(1.0, with_tolerated(plan, 0.5), served, rows, names, tmp_path)
+    found = serve_once(1.0, with_tolerated(plan, 0.5), watched, rows, names)
     assert len(found.lines) == found.counts["rows"] > 0.5 * sum(tier < 2 for tier in found.tier)
     assert found.counts["agrees"] == sum(line["label"] == line["giant_label"] for line in found.lines)
     for line in found.lines:
@@ -109,7 +136,9 @@ def test_every_row_before_the_last_tier_may_be_shown_to_it(
     assert " differs from " not in found.log
 
     # The log is what `recalibrate` reads.
-    logged = read_shadow(tmp_path / "shadow.jsonl", names)
+    own_log = tmp_path / "shadow.jsonl"
+    own_log.write_text("".join(f"{line}\n" for line in found.written))
+    logged = read_shadow(own_log, names)
     assert sum(len(of_tier) for of_tier in logged.values()) == len(found.lines)
     policy = parse_policy(plan.gears[-1].policy.model_dump(), "policy")
     for tier, of_tier in logged.items():
@@ -118,11 +147,11 @@ def test_every_row_before_the_last_tier_may_be_shown_to_it(
 
 
 def test_a_tier_that_disagrees_more_often_than_planned_raises_the_alarm(
-    triton: None, small: Workspace, plan: GearPlan, served: Path, rows: Rows, tmp_path: Path
+    small: Workspace, plan: GearPlan, watched: Watched, rows: Rows
 ) -> None:
     names = small.cascade.tier_names
     hasty = with_policies(plan, (threshold_policy((names[0], names[-1]), (0.0,)), None))
-    found = serve_once(0.5, with_tolerated(hasty, 1e-4), served, rows, names, tmp_path)
+    found = serve_once(0.5, with_tolerated(hasty, 1e-4), watched, rows, names)
     assert sum(line["label"] != line["giant_label"] for line in found.lines) >= 5
     assert {line["probability"] for line in found.lines} == {0.5}
     assert found.alarms == {names[0]: 1.0, names[1]: 0.0}
@@ -131,10 +160,10 @@ def test_a_tier_that_disagrees_more_often_than_planned_raises_the_alarm(
 
 
 def test_without_a_share_nothing_is_shown(
-    triton: None, small: Workspace, plan: GearPlan, served: Path, rows: Rows, tmp_path: Path
+    small: Workspace, plan: GearPlan, watched: Watched, rows: Rows
 ) -> None:
     few = rows.take(slice(0, 50))
-    found = serve_once(0.0, plan, served, few, small.cascade.tier_names, tmp_path)
+    found = serve_once(0.0, plan, watched, few, small.cascade.tier_names)
     assert found.lines == []
     assert set(found.counts.values()) == {0.0}
 

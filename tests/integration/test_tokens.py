@@ -25,7 +25,7 @@ from .helpers import to_bytes, with_policies
 
 
 @pytest.fixture
-def work(tmp_path: Path, report: Reporter) -> Workspace:
+def work(one_hop: None, tmp_path: Path, report: Reporter) -> Workspace:
     folder = write_token_pair(tmp_path / "tokens")
     work = Workspace(load_cascade(folder), folder / "build" / "tokens")
     with forgotten_user_code():
