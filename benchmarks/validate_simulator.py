@@ -37,6 +37,7 @@ from benchmarks.validation.verdict import (
     judge,
 )
 from cascade_tools.artifacts import Frontier, GearPlan
+from cascade_tools.errors import CascadeError
 from cascade_tools.machine.facts import machine
 from cascade_tools.models.usercode import Rows, load_rows
 from cascade_tools.planning.outcomes import FloatArray

@@ -10,7 +10,6 @@ from benchmarks.paper.ways import Host, Served, Trace, figures
 from cascade_tools.serving.replay import Replayed, replay
 
 Check = tuple[Point, int, list[tuple[str, Served]]]
-CLIENT_RPS = 150.0
 ATTEMPTS = 2
 COLUMNS = (
     Column("P95 at most, ms", ".0f"),

@@ -106,6 +106,10 @@ class WorkCost(Value):
     call_ms: float = Field(0.0, ge=0.0)
     late_ms: float = Field(0.0, ge=0.0)
 
+    def per_row_ms(self, batch_rows: float, calls: float, late_share: float) -> float:
+        """Of one row, where so many share a batch, make so many calls each, and are answered late."""
+        return self.batch_ms / batch_rows + self.request_ms + calls * self.call_ms + late_share * self.late_ms
+
 
 class RouterCost(Value):
     """What the embedded server and its client spend beside the tiers.
@@ -123,26 +127,23 @@ class RouterCost(Value):
     rest_ms: tuple[float, ...] = Field(min_length=1)
     origin: Origin
 
-    def cpu_ms_per_row(self, batch_rows: float, late_share: float) -> float:
+    def cpu_ms_per_row(self, batch_rows: float, calls: float, late_share: float) -> float:
         """CPU ms on the server's cores, Triton and the router's process together, that one row costs.
 
-        Without the calls of tiers, which `Profile.ask_cost` counts by tier, and without the client.
+        Without the client.
 
         Args:
             batch_rows: rows of a batch of the router, from 1.
+            calls: of tiers through the server, per row.
             late_share: of the rows, that leave `execute` and are answered late, 0..1.
         """
-        parties = (self.router, self.server)
-        return sum(c.request_ms + c.batch_ms / batch_rows + late_share * c.late_ms for c in parties)
+        return self.serial_ms_per_row(batch_rows, calls, late_share) + self.server.per_row_ms(
+            batch_rows, calls, late_share
+        )
 
-    def serial_ms_per_row(self, batch_rows: float, late_share: float) -> float:
-        """The ms of a row that one instance of the router does one after another, its part of calls as well.
-
-        The rows of a batch that are answered late go to a tier in one call, as far as a row needs one.
-        """
-        own = self.router
-        calls = min(late_share, 1.0 / batch_rows)
-        return own.request_ms + own.batch_ms / batch_rows + late_share * own.late_ms + calls * own.call_ms
+    def serial_ms_per_row(self, batch_rows: float, calls: float, late_share: float) -> float:
+        """What one instance of the router does of that, one thing after another."""
+        return self.router.per_row_ms(batch_rows, calls, late_share)
 
 
 class AskCost(NamedTuple):

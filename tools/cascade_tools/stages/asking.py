@@ -101,25 +101,37 @@ def row_cost(
     """
     seen = {tier: share for tier, share in reach.items() if share > 0.0}
     inline = {tier: may_be_inline and profile.runs_inline(tier) for tier in seen}
-    calls_ms = fsum(share * profile.ask_cost(tier, inline[tier]).cpu_ms for tier, share in seen.items())
     router = profile.router
     if router is None or not seen:
-        return RowCost(calls_ms)
+        return RowCost(
+            fsum(share * profile.ask_cost(tier, inline[tier]).cpu_ms for tier, share in seen.items())
+        )
     entry = next(iter(seen))
     batch_rows = float(planned_point(profile, entry, largest_batch).batch)
     within = [tier for tier in seen if inline[tier] and _in_execute(profile, tier, entry, reach, batch_rows)]
     late = late_share([share for tier, share in seen.items() if tier not in within], skips=skips)
+    groups = {tier: groups_per_row(share, batch_rows) for tier, share in seen.items()}
+    calls = fsum(groups[tier] for tier in seen if not inline[tier])
+    steps_ms = fsum(groups[tier] * profile.ask_cost(tier, True).cpu_ms for tier in seen if inline[tier])
     tiers_ms = fsum(_execute_ms(profile, tier, seen[tier], batch_rows) for tier in within)
     return RowCost(
-        cpu_ms=calls_ms + router.cpu_ms_per_row(batch_rows, late),
-        serial_ms=router.serial_ms_per_row(batch_rows, late) + tiers_ms,
+        cpu_ms=steps_ms + router.cpu_ms_per_row(batch_rows, calls, late),
+        serial_ms=steps_ms + tiers_ms + router.serial_ms_per_row(batch_rows, calls, late),
         alone_ms=_front_ms(router, float(planned_point(profile, list(reach)[-1], largest_batch).batch)),
     )
 
 
 def _front_ms(router: RouterCost, batch_rows: float) -> float:
     """What no process of the router does is the front end's."""
-    return max(0.0, router.cpu_ms_per_row(batch_rows, 0.0) - router.serial_ms_per_row(batch_rows, 0.0))
+    return router.server.per_row_ms(batch_rows, 0.0, 0.0)
+
+
+def groups_per_row(share: float, batch_rows: float) -> float:
+    """Of how many groups of rows that go to a tier together a row is, if that tier sees such a share.
+
+    A batch of the router makes one group of the rows that go to a tier, and none where no row does.
+    """
+    return float(1.0 - (1.0 - share) ** batch_rows) / batch_rows
 
 
 def late_share(reach: Sequence[float], *, skips: bool) -> float:
@@ -146,9 +158,7 @@ def _in_execute(
 def _execute_ms(profile: Profile, tier: str, share: float, batch_rows: float) -> float:
     """What running a tier inside `execute` takes of it, per row that enters the cascade."""
     rows = max(1.0, batch_rows * share)
-    step_ms = 0.0 if profile.hop is None else profile.hop.step_ms
-    each_ms = latency_at(profile.points_of(tier), round(rows)) / round(rows)
-    return share * each_ms + min(share, 1.0 / batch_rows) * step_ms
+    return share * latency_at(profile.points_of(tier), round(rows)) / round(rows)
 
 
 def _load(home: DeviceGroup, cores: int, cost: RowCost, instances: int) -> TierLoad:
