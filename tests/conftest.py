@@ -34,8 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def one_hop() -> Iterator[None]:
     """The first profile measures a call between models on a real server; the others take what it found."""
-    from cascade_tools.stages import profile  # here, because most tests need none of what it imports
-
+    profile = importlib.import_module("cascade_tools.stages.profile")  # most tests need none of its imports
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(profile, "measure_hop_and_router", functools.cache(profile.measure_hop_and_router))
         yield
