@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from cascade_tools.artifacts import Hop, PolicyTable, Profile, ProfilePoint, RouterCost
+from cascade_tools.artifacts import Hop, PolicyTable, Profile, ProfilePoint, RouterCost, WorkCost
 from cascade_tools.planning.placement.balance import balance
 from cascade_tools.planning.placement.verify import verify
 from cascade_tools.spec import Cascade, load_cascade
@@ -36,17 +36,13 @@ REACH = {"quick": 1.0, "giant": 0.25}
 FRONT_MS, SERIAL_MS, LATE_MS = 0.3, 0.2, 0.8
 
 
-class Costs(RouterCost):
-    """Whatever is measured of a router, planning asks these two."""
-
-    def cpu_ms_per_row(self, batch_rows: float, late_share: float) -> float:
-        return FRONT_MS + self.serial_ms_per_row(batch_rows, late_share)
-
-    def serial_ms_per_row(self, batch_rows: float, late_share: float) -> float:
-        return SERIAL_MS + 0.8 / batch_rows + late_share * LATE_MS
-
-
-ROUTER = Costs.model_construct(origin="measured")
+ROUTER = RouterCost(
+    router=WorkCost(request_ms=SERIAL_MS, batch_ms=0.8, late_ms=LATE_MS),
+    server=WorkCost(request_ms=FRONT_MS),
+    client=WorkCost(request_ms=9.0),
+    rest_ms=(0.0,),
+    origin="measured",
+)
 
 
 def point(tier: str, ms: float, device: str = "cpu", batch: int = 1, **more: Any) -> ProfilePoint:
@@ -223,8 +219,8 @@ def test_closure_host_holds_with_the_router_in_the_only_host(tmp_path: Path) -> 
 
 
 def test_energy_is_known_of_the_tiers_where_nothing_is_known_of_asking(tmp_path: Path) -> None:
-    known = {"energy_j": 0.2, "energy_origin": "given"}
-    points = (point("quick", 0.16, batch=8, **known), point("giant", 10.0, **known))
+    known: dict[str, Any] = {"energy_j": 0.2, "energy_origin": "given"}
+    points = (point("quick", 0.16, "cpu", 8, **known), point("giant", 10.0, **known))
     found = planned(problem_of(cascade(tmp_path, CPU), profile(*points), {}, REACH, skips=False))
     assert energy_per_row(found.problem, found.solution) == pytest.approx(1.25 * 0.2)
     watts = cascade(tmp_path, {**CPU, "busy_watts": 5.0})
