@@ -189,8 +189,19 @@ def _left(made: Placement, lost: Lost) -> str:
     if made.minimise is not None:
         text += f", busiest device {100 * (lost.busiest_share or 0.0):.0f} %"
     if lost.homeless:
-        text += f", without {', '.join(lost.homeless)}: its rows go to the next larger tier"
+        text += f", without {', '.join(lost.homeless)}: {_instead(made, lost)}"
     return text
+
+
+def _instead(made: Placement, lost: Lost) -> str:
+    """Who answers the rows of the homeless."""
+    if lost.by_routes:
+        return "other routes serve (the gear plan has them)"
+    *_, giant = made.batch
+    if giant in lost.homeless:
+        return "rows that ask for it keep the last answer that they have"
+    whose = "its" if len(lost.homeless) == 1 else "their"
+    return f"{whose} rows go to the next larger tier"
 
 
 def _label(made: Placement, numbers: Sequence[int]) -> str:

@@ -6,25 +6,30 @@ from collections.abc import Sequence
 from math import fsum
 
 from cascade_tools.artifacts import Lost
-from cascade_tools.planning.placement.losses import Left, losses
+from cascade_tools.planning.placement.losses import Left, ReachWithout, losses
 from cascade_tools.planning.placement.problem import Problem, Solution
 
 MOST_SHOWN = 256  # devices whose busy shares are kept for every loss
 
 
-def what_is_left(problem: Problem, solution: Solution, left_out: str = "") -> tuple[Lost, ...]:
+def what_is_left(
+    problem: Problem, solution: Solution, left_out: str = "", without: ReachWithout | None = None
+) -> tuple[Lost, ...]:
     """For every single device, and every host where one has several.
 
     Args:
         problem: what was placed.
         solution: where.
         left_out: a load that is none of the tiers, if there is one.
+        without: the reach of the policy that serves without some tiers; None for what `passed_on` says.
     """
 
     def reach_without(gone: Sequence[int]) -> tuple[float, ...] | None:
         return passed_on(tuple(tier.reach for tier in problem.tiers), gone)
 
-    return tuple(_lost(problem, left, left_out) for left in losses(problem, solution, reach_without))
+    found = losses(problem, solution, without or reach_without)
+    lost = (_lost(problem, left, left_out) for left in found)
+    return tuple(one.model_copy(update={"by_routes": bool(without and one.homeless)}) for one in lost)
 
 
 def passed_on(reach: Sequence[float], gone: Sequence[int]) -> tuple[float, ...] | None:

@@ -4,12 +4,13 @@
     SP3 scenarios  one placement for all bins                 an error: SP2 refuses a policy to the named bin
     SP4 batching   the batch trigger of every bin             an error: SP3 places anew, then SP2 refuses
 
-A refusal is for good, so there are at most bins x policies of them.
+A refusal is for good, so there are at most bins x policies of them. What a bin is refused, every bin of a
+higher rate is, too: more rows on the same instances are not easier.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,7 +27,6 @@ from cascade_tools.planning.gears.scenarios import Common, Scenario, common_plac
 from cascade_tools.planning.gears.worth import Worth
 from cascade_tools.planning.placement.problem import IntArray
 
-MOST_ROUNDS = 500
 TIGHT = 1.01
 BETTER = 1e-9
 
@@ -82,11 +82,16 @@ class Descents:
         """
         refused: Refusals = dict(self.hopeless)
         best: Plan | None = None
+        cause: Infeasible | None = None
         seen: set[tuple[Assigned, bytes]] = set()
         count, last = fixed, None
-        while self.rounds < MOST_ROUNDS:
+        for _ in range(self._most_rounds()):
             self.rounds += 1
-            assigned = assign(self.worth.gain(), self._allowed(refused), self.worth.side(), forced)
+            try:
+                assigned = assign(self.worth.gain(), self._allowed(refused), self.worth.side(), forced)
+            except Infeasible as error:
+                cause = error
+                break
             if assigned is None:
                 break
             plan = self._step(assigned, count, fixed is not None, refused, forced)
@@ -99,10 +104,20 @@ class Descents:
             if not self.worth.on_a_mean or (assigned, count.tobytes()) in seen:
                 break
             seen.add((assigned, count.tobytes()))
-        cause = None if best else no_assignment(self.question, self.candidates, self.worth, refused)
+        if best is None and cause is None:
+            cause = no_assignment(self.question, self.candidates, self.worth, refused)
         return Descent(
-            best, cause, refused, self._left_out(refused), last if best is None else best.placed.count
+            best,
+            None if best else cause,
+            refused,
+            self._left_out(refused),
+            last if best is None else best.placed.count,
         )
+
+    def _most_rounds(self) -> int:
+        """Every round refuses a pair, or ends; where the SLO is on a mean it may teach as often, too."""
+        pairs = len(self.question.rates.shares) * len(self.candidates)
+        return (2 if self.worth.on_a_mean else 1) * pairs + 1
 
     def placements(self) -> list[IntArray]:
         """Those that were found, in the order in which they were."""
@@ -117,22 +132,24 @@ class Descents:
         forced: Mapping[int, int],
     ) -> Plan | None:
         """Once through SP3 and SP4; an error is added to what is refused."""
-        scenarios = self._scenarios(assigned)
+        scenarios, is_new = self._scenarios(assigned), fixed
         placed: Common | Infeasible | None = self._keep(count, scenarios)
         if not fixed and not self._sustains(placed):
-            placed, fixed = self._place(scenarios), True
-        if not isinstance(placed, Common) or not self._sustains(placed):
-            self._refuse_load(assigned, placed, refused, forced)
+            placed, is_new = self._place(scenarios), True
+        if not isinstance(placed, Common):
+            assert placed is not None
+            self._refuse_misfit(assigned, placed, refused, forced)
+            return None
+        if not self._sustains(placed):
+            self._refuse_load(assigned, placed, fixed, refused, forced)
             return None
         held = self._hold(assigned, placed.count)
-        if any(one.wrong for one in held) and not fixed:
+        if any(one.wrong for one in held) and not is_new:
             again = self._place(scenarios)
             if isinstance(again, Common) and self._sustains(again):
                 placed, held = again, self._hold(assigned, again.count)
-        wrong = [number for number, one in enumerate(held) if one.wrong]
-        if wrong:
-            number = next((b for b in reversed(wrong) if b not in forced), wrong[-1])
-            refused[number, assigned[number]] = _short(held[number].wrong, self.question.slo.name)
+        if any(one.wrong for one in held):
+            self._refuse_latency(assigned, held, fixed, refused, forced)
             return None
         for number, one in enumerate(held):
             self.worth.learn(number, assigned[number], one.forecast)
@@ -199,20 +216,71 @@ class Descents:
             held.append(self._held[key])
         return tuple(held)
 
+    def _refuse_misfit(
+        self, assigned: Assigned, error: Infeasible, refused: Refusals, forced: Mapping[int, int]
+    ) -> None:
+        """No placement holds the tiers of all these policies."""
+        number = self._cheapest_loss(range(len(assigned)), assigned, refused, forced)
+        self._refuse(refused, forced, number, assigned, {b: error for b in range(number, len(assigned))})
+
     def _refuse_load(
+        self, assigned: Assigned, placed: Common, fixed: bool, refused: Refusals, forced: Mapping[int, int]
+    ) -> None:
+        """Refuse a policy to the bins whose rate it does not sustain on this placement.
+
+        On a fixed placement that is so for every policy that falls short. Else it is the one, of those whose
+        margin is the least, that loses the least by its next policy: no placement that sustains the others
+        at their rates does more for it.
+        """
+        share, top = self.question.target_busy_share, self.question.rates.top_rps.tolist()
+        short = [b for b in range(len(assigned)) if placed.margins[b] * share < 1.0 - BETTER]
+        if fixed:
+            short = [b for b in short if b not in forced] or short
+        else:
+            limit = float(placed.margins.min()) * TIGHT
+            tight = [b for b in short if placed.margins[b] <= limit]
+            short = [self._cheapest_loss(tight, assigned, refused, forced)]
+        for number in short:
+            sustained = share * float(placed.margins[number]) * top[number]
+            tiers = " > ".join(self.candidates[assigned[number]].policy.table.tiers)
+            causes = {
+                b: _short(
+                    f"at {rate:.0f} rows/s: a placement that serves all gears sustains {sustained:.0f} there "
+                    f"with {tiers}",
+                    "rate",
+                )
+                for b, rate in enumerate(top)
+                if b == number or sustained < rate * (1.0 - BETTER)
+            }
+            self._refuse(refused, forced, number, assigned, causes)
+
+    def _refuse_latency(
         self,
         assigned: Assigned,
-        placed: Common | Infeasible | None,
+        held: Sequence[Held],
+        fixed: bool,
         refused: Refusals,
         forced: Mapping[int, int],
     ) -> None:
-        """Name one of the bins whose margin is the least: the one that loses the least by its next policy."""
-        bins = range(len(assigned))
-        tight = list(bins)
-        if isinstance(placed, Common):
-            limit = float(placed.margins.min()) * TIGHT
-            tight = [b for b in bins if placed.margins[b] <= limit]
-        free = [b for b in tight if b not in forced] or tight
+        """Refuse a policy to the bins in which it does not hold, and to those above.
+
+        On a fixed placement that is so for every policy that does not. Else another placement may hold it in
+        some of them: it is refused to the upper half of the bins that have the highest one's policy.
+        """
+        wrong = [b for b, one in enumerate(held) if one.wrong]
+        wrong = [b for b in wrong if b not in forced] or wrong
+        if not fixed:
+            alike = [b for b in wrong if assigned[b] == assigned[wrong[-1]]]
+            wrong = alike[len(alike) // 2 :]
+        for number in wrong:
+            error = _short(held[number].wrong, self.question.slo.name)
+            above = {b: error for b in range(wrong[-1], len(assigned))} if number == wrong[-1] else {}
+            self._refuse(refused, forced, number, assigned, {**above, number: error})
+
+    def _cheapest_loss(
+        self, bins: Iterable[int], assigned: Assigned, refused: Refusals, forced: Mapping[int, int]
+    ) -> int:
+        """The bin that loses the least by its next policy; of equals the highest."""
         gain, allowed = self.worth.gain(), self._allowed(refused)
 
         def loss(number: int) -> tuple[float, int]:
@@ -220,19 +288,22 @@ class Descents:
             left = gain[number, policy + 1 :][allowed[number, policy + 1 :]]
             return (float(gain[number, policy] - left.max()) if left.size else np.inf, -number)
 
-        number = min(free, key=loss)
-        if not isinstance(placed, Common):
-            assert placed is not None
-            refused[number, assigned[number]] = placed
-            return
-        rate = float(self.question.rates.top_rps[number])
-        tiers = " > ".join(self.candidates[assigned[number]].policy.table.tiers)
-        share = self.question.target_busy_share * float(placed.margins[number])
-        refused[number, assigned[number]] = _short(
-            f"at {rate:.0f} rows/s: a placement that serves all gears sustains {share * rate:.0f} there with "
-            f"{tiers}",
-            "rate",
-        )
+        bins = list(bins)
+        return min([b for b in bins if b not in forced] or bins, key=loss)
+
+    @staticmethod
+    def _refuse(
+        refused: Refusals,
+        forced: Mapping[int, int],
+        named: int,
+        assigned: Assigned,
+        causes: Mapping[int, Infeasible],
+    ) -> None:
+        """Refuse the policy of the named bin to it, and to others that are not forced to have it."""
+        policy = assigned[named]
+        for number, error in causes.items():
+            if number == named or forced.get(number) != policy:
+                refused.setdefault((number, policy), error)
 
 
 def _short(what: str, constraint: str) -> Infeasible:
