@@ -84,5 +84,5 @@ def _wrong(question: GearQuestion, found: Forecast) -> str:
         latency = found.p95_ms if question.slo.name == "p95_ms" else found.p99_ms
         if not latency <= question.slo.bound:
             name = question.slo.name.removesuffix("_ms")
-            return f"at {found.rate_rps:.0f} rows/s the {name} is {latency:.3g} ms (simulated)"
+            return f"at {found.rate_rps:.0f} rows/s the {name} is {latency:.1f} ms (simulated)"
     return ""

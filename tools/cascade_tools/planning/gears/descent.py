@@ -29,6 +29,7 @@ from cascade_tools.planning.placement.problem import IntArray
 
 TIGHT = 1.01
 BETTER = 1e-9
+AT_ONCE = 8  # of so many bins that are refused a policy, one; with many bins the rounds stay few
 
 Assigned = tuple[int, ...]
 Refusals = dict[tuple[int, int], Infeasible]
@@ -265,13 +266,13 @@ class Descents:
         """Refuse a policy to the bins in which it does not hold, and to those above.
 
         On a fixed placement that is so for every policy that does not. Else another placement may hold it in
-        some of them: it is refused to the upper half of the bins that have the highest one's policy.
+        some of them: it is refused to the highest of those with its policy; of many, to some.
         """
         wrong = [b for b, one in enumerate(held) if one.wrong]
         wrong = [b for b in wrong if b not in forced] or wrong
         if not fixed:
             alike = [b for b in wrong if assigned[b] == assigned[wrong[-1]]]
-            wrong = alike[len(alike) // 2 :]
+            wrong = alike[-max(1, len(alike) // AT_ONCE) :]
         for number in wrong:
             error = _short(held[number].wrong, self.question.slo.name)
             above = {b: error for b in range(wrong[-1], len(assigned))} if number == wrong[-1] else {}

@@ -10,6 +10,8 @@ import numpy as np
 from cascade_tools.errors import Infeasible
 from cascade_tools.planning.gears.descent import Descents
 from cascade_tools.planning.gears.question import GearQuestion
+from cascade_tools.planning.gears.rates import RateBins
+from cascade_tools.planning.gears.worth import ON_MEANS
 
 LOWEST = 1.0 / 1024.0  # of the rate that was asked for; below it no rate is looked for
 CLOSE = 1.03  # the next higher rate that was tried and refused, over the one that is said
@@ -39,22 +41,35 @@ def with_highest_rate(question: GearQuestion, error: Infeasible) -> Infeasible:
 def highest_rate(question: GearQuestion) -> float | None:
     """The highest rate (rows/s) that all rates can be scaled to and have a plan, within 3 %; None for none.
 
-    Shares of time stay as they are. Every rate that is tried is planned for, so the one that is said holds.
+    Shares of time stay as they are. The rate that is said was planned for.
     """
-    asked = float(question.rates.edges_rps[-1])
     share = question.target_busy_share
     most = max((one.capacity_rps for one in Descents(question).candidates), default=0.0)
-    high, low = min(asked, most * share), asked * LOWEST
-    if high < asked and _is_feasible(question, high := _few_digits(high)):
+    asked = float(question.rates.edges_rps[-1])
+    high = asked if most * share >= asked else _few_digits(most * share)
+    if question.slo.name in ON_MEANS:
+        return _search(question, question, high)
+    # The highest rate decides for nearly all of it, and is planned for much sooner by itself.
+    alone = replace(question, rates=RateBins(np.array([0.0, asked]), np.ones(1), question.rates.source))
+    found = _search(question, alone, high)
+    if found is None or _is_feasible(question, found):
+        return found
+    return _search(question, question, found)
+
+
+def _search(question: GearQuestion, tried: GearQuestion, high: float) -> float | None:
+    """By bisection, below `high`, which is taken if it is feasible and less than what was asked."""
+    asked = float(question.rates.edges_rps[-1])
+    if high < asked and _is_feasible(tried, high):
         return high
-    low = _few_digits(low)
-    if high <= low or not _is_feasible(question, low):
+    low = _few_digits(asked * LOWEST)
+    if high <= low or not _is_feasible(tried, low):
         return None
     while high > CLOSE * low:
         middle = _few_digits(sqrt(low * high))
         if not low < middle < high:
             break
-        if _is_feasible(question, middle):
+        if _is_feasible(tried, middle):
             low = middle
         else:
             high = middle
