@@ -150,7 +150,11 @@ def test_neighbours_keep_chains_and_hosts_whole(closure: Literal["pool", "host"]
     half = Variant(2, 1, {"A": 0.01}, {"A": 1.0}, 30, 30)
     small = Variant(1, 1, {"A": 0.001}, {"A": 1.0}, 10, 10)
     asking = Variant(1, 1, {"A": 0.0001}, {"A": 0.5}, 0, 0)
-    tiers = (TierLoad("(asking)", 1.0, (asking,)), TierLoad("tiny", 1.0, (small,)), TierLoad("giant", 1.0, (half,)))
+    tiers = (
+        TierLoad("(asking)", 1.0, (asking,)),
+        TierLoad("tiny", 1.0, (small,)),
+        TierLoad("giant", 1.0, (half,)),
+    )
     asked = Problem(tiers, tuple(Device("A", 80, host=g // 2) for g in range(4)), closure=closure)
     count = np.array([[1, 1, 1, 1], [1, 0, 1, 0], [1, 0, 1, 0], [0, 1, 0, 1]], np.int64)
     found = list(neighbours(asked, count))
@@ -161,7 +165,9 @@ def test_neighbours_keep_chains_and_hosts_whole(closure: Literal["pool", "host"]
 
 
 @pytest.mark.parametrize("closure", ["pool", "host"])
-def test_one_placement_for_several_loads_has_nothing_that_serves_nobody(closure: Literal["pool", "host"]) -> None:
+def test_one_placement_for_several_loads_has_nothing_that_serves_nobody(
+    closure: Literal["pool", "host"],
+) -> None:
     half = Variant(2, 1, {"A": 0.01}, {"A": 1.0}, 30, 30)
     small = Variant(1, 1, {"A": 0.001}, {"A": 1.0}, 10, 10)
     tiers = (TierLoad("tiny", 1.0, (small,)), TierLoad("giant", 1.0, (half,)))

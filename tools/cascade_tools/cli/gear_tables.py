@@ -27,8 +27,9 @@ def show_gears(plan: GearPlan) -> None:
     )
     if plan.service is not None and plan.rates is not None:
         _show_service(plan.service, plan.rates)
+    also = ", nor is the SLO planned for" if planned else ""
     show_table(
-        f"While a tier is broken (nothing is promised then{', nor is the SLO planned for' if planned else ''})",
+        f"While a tier is broken (nothing is promised then{also})",
         ["without", "tiers", "accuracy", f"cost, {plan.cost_unit}", "sustains, rows/s"],
         [
             [

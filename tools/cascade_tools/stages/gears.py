@@ -117,7 +117,7 @@ def _for_slo(
     slo = work.cascade.gears.slo
     assert slo is not None
     report.say(f"  {len(found.gears)} gear(s) after {found.rounds} rounds")
-    report.say("  while a tier is broken the cheapest policy of the others serves; the SLO is not planned for then")
+    report.say("  the SLO is not planned for while a tier is broken")
     planned = tuple(
         _gear(
             gear.policy,
