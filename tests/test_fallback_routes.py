@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from cascade_tools.artifacts import Placement, Profile
-from cascade_tools.stages.pipeline import run_stage
+from cascade_tools.planning.fallbacks import losses
+from cascade_tools.planning.placement.balance import balance
+from cascade_tools.planning.placement.problem import Device, Problem, Solution, TierLoad, Variant
+from cascade_tools.stages.lost import what_is_left
 from cascade_tools.stages.place import PLACEMENT_FILE
 from cascade_tools.stages.profile import PROFILE_FILE
-from cascade_tools.stages.progress import stderr_reporter
 from cascade_tools.store import Workspace
 from tests.test_gears_stage import planned, planned_gears
 
@@ -53,9 +56,32 @@ def test_place_and_gears_say_the_same_of_a_lost_device(tmp_path: Path) -> None:
     assert (by_tier["large",].sustains_rps or 0.0) > 5.0 * (by_tier["small",].sustains_rps or 0.0)
 
 
-def test_tiers_that_go_with_one_host_are_planned_for_together(tmp_path: Path) -> None:
-    work = on_gpus(tmp_path)
-    run_stage("place", work, stderr_reporter())
-    placement = work.load(PLACEMENT_FILE, Placement, "place")
-    both = [entry for entry in placement.losses if len(entry.homeless) == 2]
-    assert [entry.rate_rps for entry in both] == [None] * len(both), "nothing is left then"
+def piece(ms: float, stages: int = 1) -> Variant:
+    return Variant(stages, 1, {"g": ms / 1000.0}, {"g": 1.0}, memory_mib=10, further_mib=10)
+
+
+def planned_for(problem: Problem, count: list[list[int]]) -> tuple[frozenset[str], ...]:
+    there = np.array(count, np.int64)
+    rate, busy = balance(problem, there)
+    left = what_is_left(problem, Solution(there, busy, rate, rate, rate, "optimal", "direct"))
+    used = {tier.name for tier in problem.tiers}
+    return losses(used, [entry.homeless for entry in left])
+
+
+def test_one_stage_of_a_tier_that_is_cut_is_no_home() -> None:
+    tiers = (
+        TierLoad("small", 1.0, (piece(1.0),)),
+        TierLoad("mid", 0.5, (piece(2.0),)),
+        TierLoad("giant", 0.1, (piece(4.0, 2),)),
+    )
+    problem = Problem(tiers, (Device("g", 100), Device("g", 100)))
+    # Small on the first, mid on both, the giant's two stages on one each.
+    found = planned_for(problem, [[1, 0], [1, 1], [1, 0], [0, 1]])
+    assert frozenset({"small", "giant"}) in found
+
+
+def test_tiers_on_two_devices_of_one_host_are_lost_together() -> None:
+    tiers = tuple(TierLoad(name, 1.0, (piece(1.0),)) for name in ("small", "mid", "giant"))
+    problem = Problem(tiers, (Device("g", 100), Device("g", 100), Device("g", 100, 1), Device("g", 100, 1)))
+    found = planned_for(problem, [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]])
+    assert frozenset({"small", "mid"}) in found
