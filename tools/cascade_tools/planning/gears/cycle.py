@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cascade_tools.planning.gears.descent import BETTER, Descent, Descents, Plan
+from cascade_tools.planning.gears.descent import Descent, Descents, Plan
 from cascade_tools.planning.gears.highest import with_highest_rate
 from cascade_tools.planning.gears.neighbours import neighbours
 from cascade_tools.planning.gears.outcome import answer
 from cascade_tools.planning.gears.question import GearQuestion, PlannedGears
+from cascade_tools.planning.gears.refused import BETTER
 from cascade_tools.planning.placement.causes.infeasible import check_arithmetic
 
 MOST_TRIES = 8

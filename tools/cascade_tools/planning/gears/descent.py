@@ -10,29 +10,20 @@ higher rate is, too: more rows on the same instances are not easier.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
 
 from cascade_tools.errors import Infeasible
 from cascade_tools.planning.gears.assign import assign
 from cascade_tools.planning.gears.batching import Held, hold
 from cascade_tools.planning.gears.front import front
-from cascade_tools.planning.gears.outcome import no_assignment
+from cascade_tools.planning.gears.outcome import no_assignment, unsettled
 from cascade_tools.planning.gears.question import GearQuestion
+from cascade_tools.planning.gears.refused import BETTER, Assigned, Refusals, Refused, short
 from cascade_tools.planning.gears.scenarios import Common, Scenario, common_placement, margins
 from cascade_tools.planning.gears.worth import Worth
 from cascade_tools.planning.placement.problem import IntArray
-
-TIGHT = 1.01
-BETTER = 1e-9
-AT_ONCE = 8  # of so many bins that are refused a policy, one; with many bins the rounds stay few
-
-Assigned = tuple[int, ...]
-Refusals = dict[tuple[int, int], Infeasible]
 
 
 class Plan(NamedTuple):
@@ -81,7 +72,7 @@ class Descents:
             forced: policy by bin that is not given up.
             fixed: the placement, where only the gears are to be found.
         """
-        refused: Refusals = dict(self.hopeless)
+        refused = Refused(self.question, self.candidates, self.worth, dict(self.hopeless), forced)
         best: Plan | None = None
         cause: Infeasible | None = None
         seen: set[tuple[Assigned, bytes]] = set()
@@ -89,13 +80,13 @@ class Descents:
         for _ in range(self._most_rounds()):
             self.rounds += 1
             try:
-                assigned = assign(self.worth.gain(), self._allowed(refused), self.worth.side(), forced)
+                assigned = assign(self.worth.gain(), refused.allowed(), self.worth.side(), forced)
             except Infeasible as error:
                 cause = error
                 break
             if assigned is None:
                 break
-            plan = self._step(assigned, count, fixed is not None, refused, forced)
+            plan = self._step(assigned, count, fixed is not None, refused)
             if plan is None:
                 continue
             last = count = plan.placed.count
@@ -105,13 +96,15 @@ class Descents:
             if not self.worth.on_a_mean or (assigned, count.tobytes()) in seen:
                 break
             seen.add((assigned, count.tobytes()))
+        else:
+            cause = unsettled(self.question, self._most_rounds())
         if best is None and cause is None:
-            cause = no_assignment(self.question, self.candidates, self.worth, refused)
+            cause = no_assignment(self.question, self.candidates, self.worth, refused.causes)
         return Descent(
             best,
             None if best else cause,
-            refused,
-            self._left_out(refused),
+            refused.causes,
+            refused.left_out(),
             last if best is None else best.placed.count,
         )
 
@@ -129,8 +122,7 @@ class Descents:
         assigned: Assigned,
         count: IntArray | None,
         fixed: bool,
-        refused: Refusals,
-        forced: Mapping[int, int],
+        refused: Refused,
     ) -> Plan | None:
         """Once through SP3 and SP4; an error is added to what is refused."""
         scenarios, is_new = self._scenarios(assigned), fixed
@@ -139,10 +131,10 @@ class Descents:
             placed, is_new = self._place(scenarios), True
         if not isinstance(placed, Common):
             assert placed is not None
-            self._refuse_misfit(assigned, placed, refused, forced)
+            refused.misfit(assigned, placed)
             return None
         if not self._sustains(placed):
-            self._refuse_load(assigned, placed, fixed, refused, forced)
+            refused.load(assigned, placed, fixed)
             return None
         held = self._hold(assigned, placed.count)
         if any(one.wrong for one in held) and not is_new:
@@ -150,7 +142,7 @@ class Descents:
             if isinstance(again, Common) and self._sustains(again):
                 placed, held = again, self._hold(assigned, again.count)
         if any(one.wrong for one in held):
-            self._refuse_latency(assigned, held, fixed, refused, forced)
+            refused.latency(assigned, held, fixed)
             return None
         for number, one in enumerate(held):
             self.worth.learn(number, assigned[number], one.forecast)
@@ -163,22 +155,12 @@ class Descents:
         for number, rate in enumerate(self.question.rates.top_rps.tolist()):
             for policy, one in enumerate(self.candidates):
                 if one.capacity_rps * share < rate:
-                    refused[number, policy] = _short(
+                    refused[number, policy] = short(
                         f"at {rate:.0f} rows/s: {' > '.join(one.policy.table.tiers)} sustains at most "
                         f"{one.capacity_rps * share:.0f} at a busy share of {share:g}",
                         "rate",
                     )
         return refused
-
-    def _allowed(self, refused: Refusals) -> npt.NDArray[np.bool_]:
-        allowed = np.ones((len(self.question.rates.shares), len(self.candidates)), bool)
-        for pair in refused:
-            allowed[pair] = False
-        return allowed
-
-    def _left_out(self, refused: Refusals) -> int:
-        """Bins to which every policy was refused."""
-        return int((~self._allowed(refused)).all(axis=1).sum())
 
     def _scenarios(self, assigned: Assigned) -> list[Scenario]:
         top = self.question.rates.top_rps.tolist()
@@ -216,96 +198,3 @@ class Descents:
                 self._held[key] = hold(self.question, count, self.candidates[policy], number)
             held.append(self._held[key])
         return tuple(held)
-
-    def _refuse_misfit(
-        self, assigned: Assigned, error: Infeasible, refused: Refusals, forced: Mapping[int, int]
-    ) -> None:
-        """No placement holds the tiers of all these policies."""
-        number = self._cheapest_loss(range(len(assigned)), assigned, refused, forced)
-        self._refuse(refused, forced, number, assigned, {b: error for b in range(number, len(assigned))})
-
-    def _refuse_load(
-        self, assigned: Assigned, placed: Common, fixed: bool, refused: Refusals, forced: Mapping[int, int]
-    ) -> None:
-        """Refuse a policy to the bins whose rate it does not sustain on this placement.
-
-        On a fixed placement that is so for every policy that falls short. Else it is the one, of those whose
-        margin is the least, that loses the least by its next policy: no placement that sustains the others
-        at their rates does more for it.
-        """
-        share, top = self.question.target_busy_share, self.question.rates.top_rps.tolist()
-        short = [b for b in range(len(assigned)) if placed.margins[b] * share < 1.0 - BETTER]
-        if fixed:
-            short = [b for b in short if b not in forced] or short
-        else:
-            limit = float(placed.margins.min()) * TIGHT
-            tight = [b for b in short if placed.margins[b] <= limit]
-            short = [self._cheapest_loss(tight, assigned, refused, forced)]
-        for number in short:
-            sustained = share * float(placed.margins[number]) * top[number]
-            tiers = " > ".join(self.candidates[assigned[number]].policy.table.tiers)
-            causes = {
-                b: _short(
-                    f"at {rate:.0f} rows/s: a placement that serves all gears sustains {sustained:.0f} there "
-                    f"with {tiers}",
-                    "rate",
-                )
-                for b, rate in enumerate(top)
-                if b == number or sustained < rate * (1.0 - BETTER)
-            }
-            self._refuse(refused, forced, number, assigned, causes)
-
-    def _refuse_latency(
-        self,
-        assigned: Assigned,
-        held: Sequence[Held],
-        fixed: bool,
-        refused: Refusals,
-        forced: Mapping[int, int],
-    ) -> None:
-        """Refuse a policy to the bins in which it does not hold, and to those above.
-
-        On a fixed placement that is so for every policy that does not. Else another placement may hold it in
-        some of them: it is refused to the highest of those with its policy; of many, to some.
-        """
-        wrong = [b for b, one in enumerate(held) if one.wrong]
-        wrong = [b for b in wrong if b not in forced] or wrong
-        if not fixed:
-            alike = [b for b in wrong if assigned[b] == assigned[wrong[-1]]]
-            wrong = alike[-max(1, len(alike) // AT_ONCE) :]
-        for number in wrong:
-            error = _short(held[number].wrong, self.question.slo.name)
-            above = {b: error for b in range(wrong[-1], len(assigned))} if number == wrong[-1] else {}
-            self._refuse(refused, forced, number, assigned, {**above, number: error})
-
-    def _cheapest_loss(
-        self, bins: Iterable[int], assigned: Assigned, refused: Refusals, forced: Mapping[int, int]
-    ) -> int:
-        """The bin that loses the least by its next policy; of equals the highest."""
-        gain, allowed = self.worth.gain(), self._allowed(refused)
-
-        def loss(number: int) -> tuple[float, int]:
-            policy = assigned[number]
-            left = gain[number, policy + 1 :][allowed[number, policy + 1 :]]
-            return (float(gain[number, policy] - left.max()) if left.size else np.inf, -number)
-
-        bins = list(bins)
-        return min([b for b in bins if b not in forced] or bins, key=loss)
-
-    @staticmethod
-    def _refuse(
-        refused: Refusals,
-        forced: Mapping[int, int],
-        named: int,
-        assigned: Assigned,
-        causes: Mapping[int, Infeasible],
-    ) -> None:
-        """Refuse the policy of the named bin to it, and to others that are not forced to have it."""
-        policy = assigned[named]
-        for number, error in causes.items():
-            if number == named or forced.get(number) != policy:
-                refused.setdefault((number, policy), error)
-
-
-def _short(what: str, constraint: str) -> Infeasible:
-    return Infeasible(what, constraint=constraint)

@@ -25,6 +25,8 @@ def with_highest_rate(question: GearQuestion, error: Infeasible) -> Infeasible:
         question: has no plan.
         error: why.
     """
+    if error.constraint == "time":  # nothing is known of any rate
+        return error
     found = highest_rate(question)
     asked = float(question.rates.edges_rps[-1])
     said = "no lower rate is feasible either"
