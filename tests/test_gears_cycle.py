@@ -329,14 +329,14 @@ def test_energy_that_nobody_knows_cannot_be_an_slo() -> None:
 TWELVE = tuple(policy(cut / 100.0, 0.9 - 0.07 * cut, 0.98 - 0.01 * cut) for cut in range(12))
 
 
-def test_a_hundred_bins_that_go_down_many_policies_are_planned() -> None:
-    """There are more refusals than any fixed number of rounds, one by one."""
+def test_many_bins_that_go_down_many_policies_take_few_rounds() -> None:
+    """There are far more refusals than rounds."""
     placement = np.array([[1, 0], [1, 1]], np.int64)
-    rates = zipf_bins(150.0, 100, 0.0)
+    rates = zipf_bins(150.0, 24, 0.0)
     asked = question(Slo(p95_ms=13.0), rates=rates, policies=TWELVE, placement=placement)
     descents = Descents(asked)
     found = descents.descend({}, placement)
-    assert len(found.refused) - len(descents.hopeless) > 500
+    assert len(found.refused) - len(descents.hopeless) > 100
     assert found.plan is not None
     assert found.plan.assigned[-1] == 11
     assert descents.rounds <= 50
