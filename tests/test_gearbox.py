@@ -36,11 +36,20 @@ def test_the_rate_chooses_the_gear(rows: int, gear: int) -> None:
     assert after_rate(new_box(), 0.0, rows) == gear
 
 
-def test_the_gear_holds_until_the_window_is_over() -> None:
+def test_a_faster_gear_comes_as_soon_as_the_rows_of_the_window_ask_for_it() -> None:
     box = new_box()
-    box.observe(0.0, 5000, 0)
-    assert box.observe(0.099, 5000, 0) == 0
-    assert box.observe(0.1, 0, 0) == 2
+    for number in range(11):  # 11 rows in any part of 100 ms are more than 100 rows/s
+        assert box.observe(0.001 * number, 1, 0) == 0
+    assert box.observe(0.02, 0, 0) == 1
+    assert box.observe(0.03, 90, 0) == 1
+    assert box.observe(0.031, 0, 0) == 2
+
+
+def test_a_slower_gear_waits_for_the_end_of_the_window() -> None:
+    box = new_box()
+    assert after_rate(box, 0.0, 5000) == 2
+    assert box.observe(0.199, 0, 0) == 2
+    assert box.observe(0.2, 0, 0) == 0
 
 
 def test_the_rate_counts_the_time_that_really_passed() -> None:
@@ -116,6 +125,7 @@ def test_every_gear_is_legal_and_a_slower_one_comes_only_after_the_queue(
                 assert gear == 0 or rate > up_to[gear - 1]
             start, arrived = now, 0
         else:
-            assert gear == before
+            assert gear >= before
+            assert gear == before or arrived / (WINDOW_MS / 1000.0) > up_to[gear - 1]
         arrived += rows
         before = gear

@@ -23,6 +23,7 @@ from cascade_tools.planning.gears import (
     plan_gears,
     zipf_bins,
 )
+from cascade_tools.planning.gears.descent import Descents
 from cascade_tools.planning.gears.front import with_reach
 from cascade_tools.planning.placement.balance import balance
 from cascade_tools.planning.placement.problem import Device, IntArray, Problem, TierLoad, Variant
@@ -325,8 +326,61 @@ def test_energy_that_nobody_knows_cannot_be_an_slo() -> None:
         plan_gears(replace(asked, forecast=without))
 
 
+TWELVE = tuple(policy(cut / 100.0, 0.9 - 0.07 * cut, 0.98 - 0.01 * cut) for cut in range(12))
+
+
+def test_many_bins_that_go_down_many_policies_take_few_rounds() -> None:
+    """There are far more refusals than rounds."""
+    placement = np.array([[1, 0], [1, 1]], np.int64)
+    rates = zipf_bins(150.0, 24, 0.0)
+    asked = question(Slo(p95_ms=13.0), rates=rates, policies=TWELVE, placement=placement)
+    descents = Descents(asked)
+    found = descents.descend({}, placement)
+    assert len(found.refused) - len(descents.hopeless) > 100
+    assert found.plan is not None
+    assert found.plan.assigned[-1] == 11
+    assert descents.rounds <= 50
+
+
+def test_a_bin_keeps_a_policy_that_it_sustains_beside_one_that_just_does_not() -> None:
+    """Both margins are within a percent of each other: one bin is refused, not its neighbour."""
+    placement = np.array([[1, 0], [1, 1]], np.int64)
+    asked = question(Slo(p95_ms=900.0), placement=placement)
+    most = Queueing(asked.problem).rated(placement, POLICIES[0]) * asked.target_busy_share
+    edges = np.array([0.0, 0.997 * most, 1.003 * most])
+    asked = replace(asked, rates=RateBins(edges, np.array([0.1, 0.9]), "histogram"))
+    found = Descents(asked).descend({}, placement)
+    assert found.plan is not None
+    assert (0, 0) not in found.refused
+    assert (1, 0) in found.refused
+    assert found.plan.assigned == (0, 1)
+
+
+def test_what_is_refused_to_a_bin_is_refused_to_higher_rates() -> None:
+    placement = np.array([[1, 0], [1, 0]], np.int64)
+    found = Descents(question(Slo(p95_ms=60.0), 400.0, placement=placement)).descend({}, placement)
+    for number, one in found.refused:
+        assert all((above, one) in found.refused for above in range(number, 3))
+
+
+@pytest.mark.parametrize("slo", [Slo(p95_ms=60.0), Slo(accuracy=0.9)], ids=["p95", "accuracy"])
+def test_the_highest_rate_that_is_said_is_feasible_and_little_more_is_not(slo: Slo) -> None:
+    with pytest.raises(Infeasible, match="the highest rate that is feasible is") as caught:
+        plan_gears(question(slo, 9000.0))
+    rate = caught.value.details["feasible_rps"]
+    assert isinstance(rate, float)
+    assert plan_gears(question(slo, rate)).gears
+    with pytest.raises(Infeasible):
+        plan_gears(question(slo, 1.1 * rate))
+
+
+def test_an_slo_that_no_rate_keeps_is_said_to_be_one() -> None:
+    with pytest.raises(Infeasible, match="no lower rate is feasible either") as caught:
+        plan_gears(question(Slo(p95_ms=0.9), 60.0))
+    assert caught.value.details["feasible_rps"] is None
+
+
 def test_many_bins_and_policies_are_planned_in_few_rounds() -> None:
-    policies = tuple(policy(cut / 100.0, 0.9 - 0.07 * cut, 0.98 - 0.01 * cut) for cut in range(12))
-    plan = plan_gears(question(Slo(p95_ms=60.0), rates=zipf_bins(300.0, 9, 1.0), policies=policies))
+    plan = plan_gears(question(Slo(p95_ms=60.0), rates=zipf_bins(300.0, 9, 1.0), policies=TWELVE))
     assert plan.rounds <= 500
     assert len(plan.gears) > 3

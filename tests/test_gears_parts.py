@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 
+from cascade_tools.errors import Infeasible
 from cascade_tools.planning.gears import Trigger, bins_of_counts, bins_of_shares, zipf_bins
+from cascade_tools.planning.gears import assign as assignment
 from cascade_tools.planning.gears.assign import Side, assign
 from cascade_tools.planning.gears.forecast import Forecaster
 from cascade_tools.planning.gears.front import MOST_POLICIES, front
 from cascade_tools.planning.gears.neighbours import neighbours, with_wanted
 from cascade_tools.planning.gears.scenarios import Scenario, common_placement, hardest, margins
 from cascade_tools.planning.placement.balance import balance
+from cascade_tools.planning.placement.baselines.blocks import complete
 from cascade_tools.planning.placement.problem import Device, IntArray, Problem, TierLoad, Variant
 from cascade_tools.planning.simulator.system import (
     Recorded,
@@ -82,6 +87,15 @@ def test_the_assignment_keeps_a_sum_at_the_least_loss() -> None:
     assert assign(gain, everything, side, forced={1: 0}) == (0, 0)
 
 
+def test_no_time_for_an_assignment_is_not_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assignment, "TIME_LIMIT_S", 0.0)
+    draw = np.random.default_rng(0)
+    gain, side = draw.random((100, 12)), draw.random((100, 12))
+    with pytest.raises(Infeasible, match="was found in 0 s") as caught:
+        assign(gain, np.ones((100, 12), bool), Side(side, 0.7 * float(side.max(axis=1).sum())))
+    assert caught.value.constraint == "time"
+
+
 def best_margin(asked: Problem, scenarios: list[Scenario]) -> float:
     return max(float(margins(asked, count, scenarios).min()) for count in placements(asked))
 
@@ -129,6 +143,39 @@ def test_neighbours_are_legal_and_differ_by_little() -> None:
     assert {int(np.abs(one - count).sum()) for one in found} <= {1, 2, 4}
     assert all((memory @ one <= [100, 60]).all() and (one.sum(axis=1) > 0).all() for one in found)
     assert any((one == [[1, 1], [0, 1]]).all() for one in found)
+
+
+@pytest.mark.parametrize("closure", ["pool", "host"])
+def test_neighbours_keep_chains_and_hosts_whole(closure: Literal["pool", "host"]) -> None:
+    half = Variant(2, 1, {"A": 0.01}, {"A": 1.0}, 30, 30)
+    small = Variant(1, 1, {"A": 0.001}, {"A": 1.0}, 10, 10)
+    asking = Variant(1, 1, {"A": 0.0001}, {"A": 0.5}, 0, 0)
+    tiers = (
+        TierLoad("(asking)", 1.0, (asking,)),
+        TierLoad("tiny", 1.0, (small,)),
+        TierLoad("giant", 1.0, (half,)),
+    )
+    asked = Problem(tiers, tuple(Device("A", 80, host=g // 2) for g in range(4)), closure=closure)
+    count = np.array([[1, 1, 1, 1], [1, 0, 1, 0], [1, 0, 1, 0], [0, 1, 0, 1]], np.int64)
+    found = list(neighbours(asked, count))
+    assert found
+    for one in found:
+        assert (one == complete(asked, one, [0, 0, 1, 1])).all()
+        assert (one[0] == 1).all(), "what takes no memory stays as it is"
+
+
+@pytest.mark.parametrize("closure", ["pool", "host"])
+def test_one_placement_for_several_loads_keeps_chains_and_hosts_whole(
+    closure: Literal["pool", "host"],
+) -> None:
+    half = Variant(2, 1, {"A": 0.01}, {"A": 1.0}, 30, 30)
+    small = Variant(1, 1, {"A": 0.001}, {"A": 1.0}, 10, 10)
+    tiers = (TierLoad("tiny", 1.0, (small,)), TierLoad("giant", 1.0, (half,)))
+    asked = Problem(tiers, tuple(Device("A", 80, host=g // 2) for g in range(4)), closure=closure)
+    for rate in (20.0, 60.0):
+        scenarios = [Scenario(rate, (1.0, 0.9)), Scenario(100.0, (1.0, 0.2))]
+        found = common_placement(asked, scenarios, 5.0).count
+        assert (found == complete(asked, found, [0, 0, 1, 1])).all()
 
 
 def test_what_is_wanted_anyhow_is_kept_where_it_fits() -> None:

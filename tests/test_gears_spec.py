@@ -46,6 +46,10 @@ WRONG: list[tuple[Json, str]] = [
     ({"rates": {"trace": "../a.csv"}}, "rates.trace: must be a relative path inside"),
     ({"rates": {"max_rps": float("inf")}}, "rates.max_rps"),
     ({"rates": {"histogram": {"edges_rps": [0, 5], "shares": [0.5, 0.5]}}}, "2 shares need 3"),
+    (
+        {"rates": {"histogram": {"edges_rps": list(range(102)), "shares": [1 / 101] * 101}}},
+        "at most 101 items",
+    ),
     ({"rates": {"histogram": {"edges_rps": [0, 5, 5], "shares": [0.5, 0.5]}}}, "grow from edge to edge"),
     ({"rates": {"histogram": {"edges_rps": [-1, 5], "shares": [1]}}}, "must begin at 0 or above"),
     ({"rates": {"histogram": {"edges_rps": [float("nan"), 5], "shares": [1]}}}, "must begin at 0 or above"),

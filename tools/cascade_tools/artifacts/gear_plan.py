@@ -118,10 +118,18 @@ class Gear(Value):
 
 
 class FallbackGears(Value):
-    """What serves while the tiers of `without` are broken; nothing is promised of it."""
+    """What serves while the tiers of `without` are broken; nothing is promised of it, no SLO either.
+
+    Attributes:
+        reach: share of all rows that each tier sees then.
+        sustains_rps: the highest rate that is sustained so: by all instances, or where a device or a host
+            takes these tiers with it, by what is left without the worst of them; None where it is not known.
+    """
 
     without: tuple[str, ...]
     gears: tuple[Gear, ...]
+    reach: dict[str, float] = Field(default_factory=dict)
+    sustains_rps: float | None = None
 
 
 class Hysteresis(Value):

@@ -56,8 +56,9 @@ class Lost(Value):
         what: of which kind each of `which` is.
         which: numbers of devices, or of hosts; the loss of any one of them leaves the same.
         homeless: tiers that have no instance, or no whole chain of stages, any more.
-        reach: share of all rows that each tier sees then: the planned one, or where tiers are homeless, by
-            the router's rule that the next larger tier takes the rows of a broken one; empty without a rate.
+        by_routes: the homeless are done without by routes of their own, the fallback gears of the gear plan.
+            Where there are no models the next larger tier takes their rows, as the router does without them.
+        reach: share of all rows that each tier sees then; empty without a rate.
         rate_rps: the highest that is sustained so; None if nothing is left.
         busiest_share: the largest busy share of a device at the planned rate, or at all that is left.
         busy_share: of each device then, without the first of `which`; empty where there are many devices.
@@ -66,6 +67,7 @@ class Lost(Value):
     what: Literal["device", "host"]
     which: tuple[int, ...]
     homeless: tuple[str, ...] = ()
+    by_routes: bool = False
     reach: dict[str, float] = Field(default_factory=dict)
     rate_rps: float | None
     busiest_share: float | None = None

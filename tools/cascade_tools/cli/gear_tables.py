@@ -27,15 +27,17 @@ def show_gears(plan: GearPlan) -> None:
     )
     if plan.service is not None and plan.rates is not None:
         _show_service(plan.service, plan.rates)
+    also = ", nor is the SLO planned for" if planned else ""
     show_table(
-        "While a tier is broken (nothing is promised then)",
-        ["without", "tiers", "accuracy", f"cost, {plan.cost_unit}"],
+        f"While a tier is broken (nothing is promised then{also})",
+        ["without", "tiers", "accuracy", f"cost, {plan.cost_unit}", "sustains, rows/s"],
         [
             [
                 ", ".join(fallback.without),
                 " > ".join(gear.policy.tiers),
                 f"{gear.predicted_accuracy:.4f}",
                 f"{gear.predicted_cost:.4f}",
+                "-" if fallback.sustains_rps is None else f"{fallback.sustains_rps:,.0f}",
             ]
             for fallback in plan.fallbacks
             for gear in fallback.gears

@@ -215,6 +215,8 @@ def _left(made: Placement, lost: Lost) -> str:
 
 def _who_answers(made: Placement, lost: Lost) -> str:
     """What becomes of the rows of tiers without a home; those of the largest have no larger one."""
+    if lost.by_routes:
+        return "other routes serve (the gear plan has them)"
     sizes = list(made.batch)
     there = [tier for tier in sizes if tier not in lost.homeless]
     last = max(sizes.index(tier) for tier in there)

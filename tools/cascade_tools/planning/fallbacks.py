@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from cascade_tools.artifacts import PredictedPolicy, ScoreTable
@@ -10,21 +10,16 @@ from cascade_tools.planning.evaluate import Evaluator, Question
 from cascade_tools.planning.search import search
 
 
-def losses(
-    used: Collection[str], tiers_of_device: Mapping[int, Collection[str]]
-) -> tuple[frozenset[str], ...]:
-    """What can be lost at once and is worth planning for: every used tier, and what a device takes with it.
+def losses(used: Collection[str], homeless: Iterable[Collection[str]]) -> tuple[frozenset[str], ...]:
+    """What can be lost at once and is worth planning for: every used tier, and what a loss takes with it.
 
     Args:
         used: tiers that some gear asks.
-        tiers_of_device: the tiers that have instances on each device.
+        homeless: the tiers that have no home any more without one device or one host, loss by loss; see
+            `Lost` of the placement, which knows chains and hosts.
     """
     found = {frozenset({tier}) for tier in used}
-    for device, here in tiers_of_device.items():
-        elsewhere = {t for other, there in tiers_of_device.items() if other != device for t in there}
-        only_here = frozenset(here) - elsewhere
-        if only_here & set(used) and elsewhere:
-            found.add(only_here)
+    found |= {frozenset(lost) for lost in homeless if set(lost) & set(used)}
     return tuple(sorted(found, key=lambda lost: (len(lost), sorted(lost))))
 
 

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 class GearBox:
     """Counts arrivals per window and looks the gear up.
 
+    A faster gear need not wait for the end of the window: rows that came in a part of it are a rate of the
+    whole that can only grow. A slower one comes at its end alone.
+
     Args:
         up_to_rps: highest rate of each gear, ascending; the last is infinite. The first gear is the most
             accurate, the last the fastest.
@@ -39,11 +42,16 @@ class GearBox:
         elapsed = now - self._window_start
         if elapsed >= self._window_s:
             rate = self._arrivals / elapsed
-            wanted = next(i for i, limit in enumerate(self._up_to_rps) if rate <= limit)
+            wanted = self._gear_of(rate)
             draining = rate < self._alpha * queue
             if wanted > self.gear or not draining:
                 self.gear = wanted
             self._window_start = now
             self._arrivals = 0
+        else:
+            self.gear = max(self.gear, self._gear_of(self._arrivals / self._window_s))
         self._arrivals += arrivals
         return self.gear
+
+    def _gear_of(self, rate_rps: float) -> int:
+        return next(i for i, limit in enumerate(self._up_to_rps) if rate_rps <= limit)

@@ -10,6 +10,7 @@ from cascade_tools.spec.base import Spec
 from cascade_tools.spec.names import InnerPath
 
 SUM_OF_SHARES = 1e-3  # shares may be written with few digits
+MOST_BINS = 100
 
 
 class Slo(Spec):
@@ -49,7 +50,7 @@ class Slo(Spec):
 class Histogram(Spec):
     """Shares of time between rates (rows/s): `edges_rps` ascend, between two of them lies one of `shares`."""
 
-    edges_rps: tuple[float, ...] = Field(min_length=2, max_length=1001)
+    edges_rps: tuple[float, ...] = Field(min_length=2, max_length=MOST_BINS + 1)
     shares: tuple[float, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -84,7 +85,7 @@ class Rates(Spec):
     histogram: Histogram | None = None
     trace: InnerPath | None = None
     zipf: float = Field(default=1.0, ge=0.0, le=10.0)
-    bins: int = Field(default=8, ge=1, le=100)
+    bins: int = Field(default=8, ge=1, le=MOST_BINS)
 
     @model_validator(mode="after")
     def _one_source(self) -> Rates:

@@ -75,7 +75,7 @@ def gear_question(
     )
     return GearQuestion(
         policies=_policies(work, known.policy),
-        reach_of=_reach_of(work, known.profile, problem),
+        reach_of=reach_of(work, known.profile, problem),
         problem=problem,
         rates=rates,
         slo=slo,
@@ -116,7 +116,7 @@ def _policies(work: Workspace, policy: RoutingPolicy) -> tuple[PredictedPolicy, 
     return (*kept, *work.load(FRONTIER_FILE, Frontier, "search").policies)
 
 
-def _reach_of(
+def reach_of(
     work: Workspace, profile: Profile, problem: Problem
 ) -> Callable[[PredictedPolicy], tuple[float, ...]]:
     """What a policy asks of each load of the problem, in rows of that problem.

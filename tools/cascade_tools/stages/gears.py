@@ -19,19 +19,20 @@ from cascade_tools.artifacts import (
     RoutingPolicy,
 )
 from cascade_tools.planning.drift_of_plan import tolerated_by_gears
-from cascade_tools.planning.fallbacks import losses, policy_without
+from cascade_tools.planning.fallbacks import losses
 from cascade_tools.planning.gears import RateBins, choose_gears, plan_gears
 from cascade_tools.runtime.bet import FALSE_ALARM_RATE
 from cascade_tools.spec import BatchTrigger
 from cascade_tools.stages.calibrate import CALIBRATION_FILE, SCORES_FILE
 from cascade_tools.stages.export import EXPORTED_FILE
+from cascade_tools.stages.fallback_routes import policies_without
 from cascade_tools.stages.gear_question import gear_question, rates_of
 from cascade_tools.stages.ladder import ladder_of, limits_of
 from cascade_tools.stages.place import PLACEMENT_FILE
 from cascade_tools.stages.placed import solver_output_on_stderr
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.progress import Reporter
-from cascade_tools.stages.search import POLICY_FILE, make_question
+from cascade_tools.stages.search import POLICY_FILE
 from cascade_tools.stages.sustained import placed_counts, sustained_by
 from cascade_tools.stages.tier_loads import partitions_of, problem_of
 from cascade_tools.store import Workspace, load_score_table, readable_disk_errors
@@ -116,6 +117,7 @@ def _for_slo(
     slo = work.cascade.gears.slo
     assert slo is not None
     report.say(f"  {len(found.gears)} gear(s) after {found.rounds} rounds")
+    report.say("  the SLO is not planned for while a tier is broken")
     planned = tuple(
         _gear(
             gear.policy,
@@ -174,17 +176,23 @@ def _gear(
 def _fallbacks(
     work: Workspace, profile: Profile, placement: Placement, policies: list[PolicyTable]
 ) -> tuple[FallbackGears, ...]:
-    """One gear without every used tier, and one without what every device takes with it."""
-    table = load_score_table(work.path(SCORES_FILE))
-    held_out = table.where(table.split != "fit")
-    question = make_question(work.cascade, profile)
+    """One gear without every used tier, and one without what every device and host takes with it."""
     used = {tier for policy in policies for tier in policy.tiers}
-    homes: dict[int, set[str]] = {}
-    for placed in placement.instances:
-        homes.setdefault(placed.device, set()).add(placed.tier)
-    found = ((lost, policy_without(held_out, question, lost)) for lost in losses(used, homes))
-    return tuple(
-        FallbackGears(without=tuple(sorted(lost)), gears=(_gear(policy, None),))
-        for lost, policy in found
-        if policy is not None
-    )
+    without, sustained = policies_without(work, profile), sustained_by(work, profile, placement)
+    found = []
+    for lost in losses(used, [left.homeless for left in placement.losses]):
+        policy = without(lost)
+        if policy is None:
+            continue
+        # One tier can be broken while all devices are there; several at once are gone with a device.
+        rates = [sustained(policy.reach)] if len(lost) == 1 else []
+        rates += [left.rate_rps or 0.0 for left in placement.losses if set(left.homeless) == lost]
+        found.append(
+            FallbackGears(
+                without=tuple(sorted(lost)),
+                gears=(_gear(policy, None),),
+                reach=policy.reach,
+                sustains_rps=min(rates),
+            )
+        )
+    return tuple(found)

@@ -6,19 +6,22 @@ from collections.abc import Sequence
 from math import fsum
 
 from cascade_tools.artifacts import Lost
-from cascade_tools.planning.placement.losses import Left, losses
+from cascade_tools.planning.placement.losses import Left, ReachWithout, losses
 from cascade_tools.planning.placement.problem import Problem, Solution
 
 MOST_SHOWN = 256  # devices whose busy shares are kept for every loss
 
 
-def what_is_left(problem: Problem, solution: Solution, *, skips: bool = True) -> tuple[Lost, ...]:
+def what_is_left(
+    problem: Problem, solution: Solution, *, skips: bool = True, without: ReachWithout | None = None
+) -> tuple[Lost, ...]:
     """For every single device, and every host where one has several.
 
     Args:
         problem: what was placed.
         solution: where.
         skips: whether rows may pass over a tier; true where that is not known.
+        without: the reach of the policy that serves without some tiers; None for what `passed_on` says.
     """
     tiers = [i for i, tier in enumerate(problem.tiers) if not tier.overhead]
 
@@ -33,7 +36,9 @@ def what_is_left(problem: Problem, solution: Solution, *, skips: bool = True) ->
         found = dict(zip(tiers, there, strict=True))
         return tuple(found.get(i, tier.reach) for i, tier in enumerate(problem.tiers))
 
-    return tuple(_lost(problem, left) for left in losses(problem, solution, reach_without))
+    found = losses(problem, solution, without or reach_without)
+    lost = (_lost(problem, left) for left in found)
+    return tuple(one.model_copy(update={"by_routes": bool(without and one.homeless)}) for one in lost)
 
 
 def passed_on(reach: Sequence[float], gone: Sequence[int], *, skips: bool) -> tuple[float, ...] | None:

@@ -12,6 +12,7 @@ from cascade_tools.planning.curves import point_at
 from cascade_tools.planning.placement.problem import IntArray, Problem
 from cascade_tools.spec import SPEC_FILE
 from cascade_tools.stages.asking import Asking, asking_of, has_skips
+from cascade_tools.stages.fallback_routes import reach_without
 from cascade_tools.stages.place_for_gears import placed_for_gears
 from cascade_tools.stages.placed import Named, placement_of, planned
 from cascade_tools.stages.profile import PROFILE_FILE
@@ -42,7 +43,9 @@ def place(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
     if cascade.gears.slo is not None and cascade.has_models:
         some = placement_of(found, names, cascade.name, made_from)
         found = placed_for_gears(work, found, some, report)
-    made = _with_origins(placement_of(found, names, cascade.name, made_from, skips=skips), profile)
+    without = reach_without(work, profile, found.problem) if cascade.has_models else None
+    made = placement_of(found, names, cascade.name, made_from, skips=skips, without=without)
+    made = _with_origins(made, profile)
     made = _with_known_energy(made, profile, reach)
     made = _with_router(made, asking)
     report.say(

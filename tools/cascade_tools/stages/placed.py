@@ -18,6 +18,7 @@ from cascade_tools.artifacts import PlacedDevice, PlacedInstances, Placement
 from cascade_tools.errors import CheckFailed
 from cascade_tools.planning.placement.baselines.baselines import baselines
 from cascade_tools.planning.placement.ceiling import ceiling_rps
+from cascade_tools.planning.placement.losses import ReachWithout
 from cascade_tools.planning.placement.problem import Goal, IntArray, Problem, Solution
 from cascade_tools.planning.placement.solve import solve
 from cascade_tools.planning.placement.verify import verify
@@ -97,7 +98,13 @@ def solver_output_on_stderr() -> Iterator[None]:
 
 
 def placement_of(
-    found: Planned, devices: Sequence[Named], cascade: str, made_from: dict[str, str], *, skips: bool = True
+    found: Planned,
+    devices: Sequence[Named],
+    cascade: str,
+    made_from: dict[str, str],
+    *,
+    skips: bool = True,
+    without: ReachWithout | None = None,
 ) -> Placement:
     """The answer as an artifact.
 
@@ -107,6 +114,7 @@ def placement_of(
         cascade: its name; empty where there is none.
         made_from: digests of what was read.
         skips: whether rows may pass over a tier; true where that is not known.
+        without: the reach of the policy that serves without some tiers, where there are policies.
     """
     problem, solution = found.problem, found.solution
     ceiling = ceiling_rps(problem)
@@ -135,7 +143,7 @@ def placement_of(
         giant_energy_j=None if found.giant_alone is None else energy_per_row(problem, found.giant_alone),
         devices=_devices(problem, solution, devices),
         instances=instances_of(problem, solution),
-        losses=what_is_left(problem, solution, skips=skips),
+        losses=what_is_left(problem, solution, skips=skips, without=without),
     )
 
 

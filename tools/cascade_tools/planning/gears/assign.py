@@ -16,11 +16,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cascade_tools.errors import Infeasible
 from cascade_tools.planning.gears.rates import FloatArray
 from cascade_tools.planning.placement.programs.program import Program
 
 TIME_LIMIT_S = 5.0
 SLACK = 1e-9
+NO_SUCH = 2  # status of a program that was proven to have no answer
 
 
 class Side(NamedTuple):
@@ -46,6 +48,9 @@ def assign(
 
     Returns:
         Positions of policies, [bins]; None if there is no such assignment.
+
+    Raises:
+        Infeasible: none was found in time, which says nothing of whether there is one.
     """
     bins, policies = gain.shape
     open_to = allowed.copy()
@@ -63,6 +68,12 @@ def assign(
         scale = max(float(np.abs(side.value).max()), abs(side.bound), 1e-300)
         program.rows(1, [(0, x, side.value / scale)], lower=side.bound / scale - SLACK)
     result = program.solve([(x, -gain)], TIME_LIMIT_S)
-    if result.x is None:
+    if result.x is None and result.status == NO_SUCH:
         return None
+    if result.x is None:
+        raise Infeasible(
+            f"no assignment of {policies} policies to {bins} bins of rates was found in {TIME_LIMIT_S:g} s",
+            "plan for fewer bins (gears.rates.bins, or a histogram with fewer edges)",
+            constraint="time",
+        )
     return tuple(np.argmax(result.x[x], axis=1).tolist())

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cascade_tools.planning.gears.descent import BETTER, Descent, Descents, Plan
+from cascade_tools.planning.gears.descent import Descent, Descents, Plan
+from cascade_tools.planning.gears.highest import with_highest_rate
 from cascade_tools.planning.gears.neighbours import neighbours
 from cascade_tools.planning.gears.outcome import answer
 from cascade_tools.planning.gears.question import GearQuestion, PlannedGears
+from cascade_tools.planning.gears.refused import BETTER
 from cascade_tools.planning.placement.causes.infeasible import check_arithmetic
 
 MOST_TRIES = 8
@@ -26,7 +28,8 @@ def plan_gears(question: GearQuestion) -> PlannedGears:
     """One placement and the gears that it serves.
 
     Raises:
-        Infeasible: the SLO cannot be kept at the planned rates; names the constraint and the bin.
+        Infeasible: the SLO cannot be kept at the planned rates; names the constraint, the bin, and the
+            highest rate that is feasible.
         UsageError: the SLO is on an energy that is not known.
     """
     if question.placement is None:
@@ -42,11 +45,13 @@ def _best(descents: Descents) -> Plan:
     best = first = descents.descend({}, fixed)
     for number, policy in _worth_a_try(descents, first):
         best = max(best, descents.descend({number: policy}, fixed), key=_score)
+    if fixed is None and best.count is not None:  # what was refused on the way may hold where it ended
+        best = max(best, replace(descents.descend({}, best.count), count=best.count), key=_score)
     if fixed is None:
         best = _polished(descents, best)
     if best.plan is None:
         assert first.cause is not None
-        raise first.cause
+        raise with_highest_rate(descents.question, first.cause)
     return best.plan
 
 

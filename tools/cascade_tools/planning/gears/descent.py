@@ -4,7 +4,8 @@
     SP3 scenarios  one placement for all bins                 an error: SP2 refuses a policy to the named bin
     SP4 batching   the batch trigger of every bin             an error: SP3 places anew, then SP2 refuses
 
-A refusal is for good, so there are at most bins x policies of them.
+A refusal is for good, so there are at most bins x policies of them. What a bin is refused, every bin of a
+higher rate is, too: more rows on the same instances are not easier.
 """
 
 from __future__ import annotations
@@ -13,25 +14,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from cascade_tools.errors import Infeasible
 from cascade_tools.planning.gears.assign import assign
 from cascade_tools.planning.gears.batching import Held, hold
 from cascade_tools.planning.gears.front import front
-from cascade_tools.planning.gears.outcome import no_assignment
+from cascade_tools.planning.gears.outcome import no_assignment, unsettled
 from cascade_tools.planning.gears.question import GearQuestion
+from cascade_tools.planning.gears.refused import BETTER, Assigned, Refusals, Refused, short
 from cascade_tools.planning.gears.scenarios import Common, Scenario, common_placement, margins
 from cascade_tools.planning.gears.worth import Worth
 from cascade_tools.planning.placement.problem import IntArray
-
-MOST_ROUNDS = 500
-TIGHT = 1.01
-BETTER = 1e-9
-
-Assigned = tuple[int, ...]
-Refusals = dict[tuple[int, int], Infeasible]
 
 
 class Plan(NamedTuple):
@@ -80,16 +72,21 @@ class Descents:
             forced: policy by bin that is not given up.
             fixed: the placement, where only the gears are to be found.
         """
-        refused: Refusals = dict(self.hopeless)
+        refused = Refused(self.question, self.candidates, self.worth, dict(self.hopeless), forced)
         best: Plan | None = None
+        cause: Infeasible | None = None
         seen: set[tuple[Assigned, bytes]] = set()
         count, last = fixed, None
-        while self.rounds < MOST_ROUNDS:
+        for _ in range(self._most_rounds()):
             self.rounds += 1
-            assigned = assign(self.worth.gain(), self._allowed(refused), self.worth.side(), forced)
+            try:
+                assigned = assign(self.worth.gain(), refused.allowed(), self.worth.side(), forced)
+            except Infeasible as error:
+                cause = error
+                break
             if assigned is None:
                 break
-            plan = self._step(assigned, count, fixed is not None, refused, forced)
+            plan = self._step(assigned, count, fixed is not None, refused)
             if plan is None:
                 continue
             last = count = plan.placed.count
@@ -99,10 +96,22 @@ class Descents:
             if not self.worth.on_a_mean or (assigned, count.tobytes()) in seen:
                 break
             seen.add((assigned, count.tobytes()))
-        cause = None if best else no_assignment(self.question, self.candidates, self.worth, refused)
+        else:
+            cause = unsettled(self.question, self._most_rounds())
+        if best is None and cause is None:
+            cause = no_assignment(self.question, self.candidates, self.worth, refused.causes)
         return Descent(
-            best, cause, refused, self._left_out(refused), last if best is None else best.placed.count
+            best,
+            None if best else cause,
+            refused.causes,
+            refused.left_out(),
+            last if best is None else best.placed.count,
         )
+
+    def _most_rounds(self) -> int:
+        """Every round refuses a pair, or ends; where the SLO is on a mean it may teach as often, too."""
+        pairs = len(self.question.rates.shares) * len(self.candidates)
+        return (2 if self.worth.on_a_mean else 1) * pairs + 1
 
     def placements(self) -> list[IntArray]:
         """Those that were found, in the order in which they were."""
@@ -113,26 +122,27 @@ class Descents:
         assigned: Assigned,
         count: IntArray | None,
         fixed: bool,
-        refused: Refusals,
-        forced: Mapping[int, int],
+        refused: Refused,
     ) -> Plan | None:
         """Once through SP3 and SP4; an error is added to what is refused."""
-        scenarios = self._scenarios(assigned)
+        scenarios, is_new = self._scenarios(assigned), fixed
         placed: Common | Infeasible | None = self._keep(count, scenarios)
         if not fixed and not self._sustains(placed):
-            placed, fixed = self._place(scenarios), True
-        if not isinstance(placed, Common) or not self._sustains(placed):
-            self._refuse_load(assigned, placed, refused, forced)
+            placed, is_new = self._place(scenarios), True
+        if not isinstance(placed, Common):
+            assert placed is not None
+            refused.misfit(assigned, placed)
+            return None
+        if not self._sustains(placed):
+            refused.load(assigned, placed, fixed)
             return None
         held = self._hold(assigned, placed.count)
-        if any(one.wrong for one in held) and not fixed:
+        if any(one.wrong for one in held) and not is_new:
             again = self._place(scenarios)
             if isinstance(again, Common) and self._sustains(again):
                 placed, held = again, self._hold(assigned, again.count)
-        wrong = [number for number, one in enumerate(held) if one.wrong]
-        if wrong:
-            number = next((b for b in reversed(wrong) if b not in forced), wrong[-1])
-            refused[number, assigned[number]] = _short(held[number].wrong, self.question.slo.name)
+        if any(one.wrong for one in held):
+            refused.latency(assigned, held, fixed)
             return None
         for number, one in enumerate(held):
             self.worth.learn(number, assigned[number], one.forecast)
@@ -145,22 +155,12 @@ class Descents:
         for number, rate in enumerate(self.question.rates.top_rps.tolist()):
             for policy, one in enumerate(self.candidates):
                 if one.capacity_rps * share < rate:
-                    refused[number, policy] = _short(
+                    refused[number, policy] = short(
                         f"at {rate:.0f} rows/s: {' > '.join(one.policy.table.tiers)} sustains at most "
                         f"{one.capacity_rps * share:.0f} at a busy share of {share:g}",
                         "rate",
                     )
         return refused
-
-    def _allowed(self, refused: Refusals) -> npt.NDArray[np.bool_]:
-        allowed = np.ones((len(self.question.rates.shares), len(self.candidates)), bool)
-        for pair in refused:
-            allowed[pair] = False
-        return allowed
-
-    def _left_out(self, refused: Refusals) -> int:
-        """Bins to which every policy was refused."""
-        return int((~self._allowed(refused)).all(axis=1).sum())
 
     def _scenarios(self, assigned: Assigned) -> list[Scenario]:
         top = self.question.rates.top_rps.tolist()
@@ -198,42 +198,3 @@ class Descents:
                 self._held[key] = hold(self.question, count, self.candidates[policy], number)
             held.append(self._held[key])
         return tuple(held)
-
-    def _refuse_load(
-        self,
-        assigned: Assigned,
-        placed: Common | Infeasible | None,
-        refused: Refusals,
-        forced: Mapping[int, int],
-    ) -> None:
-        """Name one of the bins whose margin is the least: the one that loses the least by its next policy."""
-        bins = range(len(assigned))
-        tight = list(bins)
-        if isinstance(placed, Common):
-            limit = float(placed.margins.min()) * TIGHT
-            tight = [b for b in bins if placed.margins[b] <= limit]
-        free = [b for b in tight if b not in forced] or tight
-        gain, allowed = self.worth.gain(), self._allowed(refused)
-
-        def loss(number: int) -> tuple[float, int]:
-            policy = assigned[number]
-            left = gain[number, policy + 1 :][allowed[number, policy + 1 :]]
-            return (float(gain[number, policy] - left.max()) if left.size else np.inf, -number)
-
-        number = min(free, key=loss)
-        if not isinstance(placed, Common):
-            assert placed is not None
-            refused[number, assigned[number]] = placed
-            return
-        rate = float(self.question.rates.top_rps[number])
-        tiers = " > ".join(self.candidates[assigned[number]].policy.table.tiers)
-        share = self.question.target_busy_share * float(placed.margins[number])
-        refused[number, assigned[number]] = _short(
-            f"at {rate:.0f} rows/s: a placement that serves all gears sustains {share * rate:.0f} there with "
-            f"{tiers}",
-            "rate",
-        )
-
-
-def _short(what: str, constraint: str) -> Infeasible:
-    return Infeasible(what, constraint=constraint)

@@ -1,4 +1,7 @@
-"""Placements that differ from one by little: an instance more, fewer or elsewhere, or two changed over."""
+"""Placements that differ from one by little: an instance more, fewer or elsewhere, or two changed over.
+
+Loads that take no memory are left as they are: nobody decides where they stand.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
+from cascade_tools.planning.placement.baselines.blocks import complete, homeless
 from cascade_tools.planning.placement.baselines.room import fits
 from cascade_tools.planning.placement.problem import Device, IntArray, Problem
 from cascade_tools.planning.placement.programs.numbers import numbers_of
@@ -27,6 +31,8 @@ def neighbours(problem: Problem, count: IntArray) -> Iterator[IntArray]:
     moves = list[tuple[int, int, int]]()
     for unit in range(len(problem.units)):
         variant = problem.variant(problem.units[unit])
+        if variant.held_mib(1) == 0:
+            continue
         able = [g for g in at if problem.devices[g].type in variant.seconds_per_row]
         spare = [g for g in at if count[unit, g] > least[unit, g]]
         single += [[(unit, g, 1)] for g in able]
@@ -41,8 +47,15 @@ def neighbours(problem: Problem, count: IntArray) -> Iterator[IntArray]:
         for unit, device, by in steps:
             changed[unit, device] += by
         fuller = {device for _, device, by in steps if by > 0}
-        if all(fits(numbers, int(numbers.kind[device]), changed[:, device]) for device in fuller):
+        fitting = all(fits(numbers, int(numbers.kind[device]), changed[:, device]) for device in fuller)
+        if fitting and _is_whole(problem, changed):
             yield changed
+
+
+def _is_whole(problem: Problem, count: IntArray) -> bool:
+    """Every chain has all its stages in one host, every tier a home; with closure `host` in every host."""
+    kept = complete(problem, count, [device.host for device in problem.devices])
+    return bool((kept == count).all()) and not homeless(problem, kept)
 
 
 def with_wanted(problem: Problem, count: IntArray) -> IntArray:

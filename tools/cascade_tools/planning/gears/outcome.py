@@ -96,3 +96,12 @@ def no_assignment(
         constraint=slo.name,
         details={"reached": reached},
     )
+
+
+def unsettled(question: GearQuestion, rounds: int) -> Infeasible:
+    """The cycle went round as often as it can refuse or learn something, and found no end."""
+    return Infeasible(
+        f"no gears that keep {question.slo.name} {question.slo.bound:g} were found in {rounds} rounds",
+        HINT,
+        constraint="time",
+    )

@@ -4,9 +4,10 @@ Every gear is a scenario: a rate, and the shares of it that the tiers see. Insta
 are each scenario's own:
 
     max X    for every scenario s, tier i:  what f[s] gets done at i  =  reach[s, i] * rate[s] * X
-             f[s, u, g] <= n[u, g],  and all rows of `placement/cells.py` for each s
+             f[s, u, g] <= n[u, g],  and all rows of `placement/programs/cells.py` for each s
 
-X is the least margin: 1 / X is how busy the busiest device is in the hardest scenario.
+X is the least margin: 1 / X is how busy the busiest device is in the hardest scenario. Instances cost a
+little, so that none stands there for nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from cascade_tools.errors import Infeasible
 from cascade_tools.planning.gears.front import with_reach
 from cascade_tools.planning.gears.neighbours import with_wanted
 from cascade_tools.planning.placement.balance import balance
+from cascade_tools.planning.placement.baselines.blocks import complete, homeless
 from cascade_tools.planning.placement.problem import FloatArray, Goal, IntArray, Problem
 from cascade_tools.planning.placement.programs.cells import Cells, add_cells, add_homes, served
 from cascade_tools.planning.placement.programs.numbers import Numbers, numbers_of
@@ -29,6 +31,7 @@ from cascade_tools.planning.placement.solve import solve
 
 MOST_CELLS = 1500  # units x devices x scenarios; above it the envelope has to do
 NO_MARGIN = 1e-9
+COUNT_WEIGHT = 1e-5  # of all memory, beside a margin of order one
 
 
 class Scenario(NamedTuple):
@@ -123,10 +126,28 @@ def _program(problem: Problem, scenarios: Sequence[Scenario], time_limit_s: floa
         _keep_up(program, numbers, cells, one.rate_rps / unit_rps, np.asarray(one.reach), margin)
     assert shared is not None
     add_homes(program, numbers, shared, np.flatnonzero(numbers.faint))
-    result = program.solve([(margin, -1.0)], time_limit_s)
+    result = program.solve([(margin, -1.0), _of_counts(problem, numbers, shared)], time_limit_s)
     if result.x is None or result.x[margin[0]] <= NO_MARGIN:
         return None
-    return with_wanted(problem, shared.counts(result.x, (len(problem.units), len(problem.devices))))
+    count = shared.counts(result.x, (len(problem.units), len(problem.devices)))
+    kept = _whole(problem, count)
+    return None if kept is None else _whole(problem, with_wanted(problem, kept))
+
+
+def _of_counts(problem: Problem, numbers: Numbers, cells: Cells) -> tuple[IntArray, FloatArray]:
+    """A small cost of every instance: its share of all memory."""
+    total = max(sum(device.memory_mib for device in problem.devices), 1)
+    each = np.maximum(np.maximum(numbers.further_mib, 0.5 * numbers.memory_mib), 1.0)
+    return cells.count, COUNT_WEIGHT * each[cells.unit] / total
+
+
+def _whole(problem: Problem, count: IntArray) -> IntArray | None:
+    """Without stages whose chain is not whole and, with the closure `host`, hosts that miss a tier.
+
+    None where a tier has no home then.
+    """
+    kept = complete(problem, count, [device.host for device in problem.devices])
+    return None if homeless(problem, kept) else kept
 
 
 def _keep_up(
