@@ -89,15 +89,16 @@ class Bench:
         self.plan = work.load(GEARS_FILE, GearPlan, "gears")
         self.plans = gear_plans(self.plan, work.load(FRONTIER_FILE, Frontier, "search"))
         self._planned = load_planned(work)
-        self.router_cost = self._planned.profile.router
         self._recorded = recorded_of(work)
         table = load_score_table(work.path(SCORES_FILE))
         self._rows: Rows = load_rows(work.cascade, "validation").take(table.split != "fit")
         self._datatypes = {spec.name: spec.datatype for spec in self.plan.inputs}
-        if self.router_cost is None:
+        known = self._planned.profile.router
+        if known is None:
             raise CascadeError(
                 "the profile does not know what the router costs", f"run `{work.command('profile')}` again"
             )
+        self.router_cost = known
 
     def put(self, policy: str) -> None:
         """Swap the plan under the running server, and wait until the router has taken it over."""

@@ -233,7 +233,7 @@ def test_closure_host_holds_with_the_router_in_the_only_host(tmp_path: Path) -> 
 
 
 def test_energy_is_known_of_the_tiers_where_nothing_is_known_of_asking(tmp_path: Path) -> None:
-    known = {"energy_j": 0.2, "energy_origin": "given"}
+    known: dict[str, Any] = {"energy_j": 0.2, "energy_origin": "given"}
     points = (point("quick", 0.16, batch=8, **known), point("giant", 10.0, **known))
     found = planned(problem_of(cascade(tmp_path, CPU), profile(*points), {}, REACH, skips=False))
     assert energy_per_row(found.problem, found.solution) == pytest.approx(1.25 * 0.2)
