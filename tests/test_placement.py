@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cascade_tools.planning.placement.finish import best_bound
 from cascade_tools.planning.placement.problem import Device, Goal, Problem, TierLoad, Variant
 from cascade_tools.planning.placement.solve import solve
 from cascade_tools.planning.placement.transfers import transfers_per_row
@@ -151,6 +152,32 @@ def test_least_energy_leaves_hungry_devices_off() -> None:
     faster = solve(replace(problem, goal=Goal(400.0, "energy")))  # 10 + 400 W or 50 + 80 W
     assert faster.count.tolist() == [[0, 1]]
     assert faster.value == pytest.approx(130.0)
+
+
+@pytest.mark.parametrize("minimise", ["gpus", "energy"])
+def test_a_low_rate_takes_as_little_of_a_large_cluster_as_of_a_small_one(minimise: str) -> None:
+    tiers = (tier("a", 1.0, 1.0, 0.3), tier("b", 0.2, 8.0, 0.6, 300), tier("c", 0.0005, 120.0, 0.9, 900))
+    goal = Goal(100.0, "gpus" if minimise == "gpus" else "energy")
+    cluster = tuple(Device("gpu", 1000, g // 8, 50.0) for g in range(1000))
+    small, large = (solve(Problem(tiers, cluster[:number], goal=goal)) for number in (8, 1000))
+    assert large.value == pytest.approx(small.value, rel=1e-6)
+    assert large.status == "optimal"
+
+
+def test_a_very_low_rate_with_every_tier_in_each_host() -> None:
+    tiers = (tier("a", 1.0), tier("b", 0.01, memory_mib=900))
+    devices = tuple(Device("gpu", 950, g // 2) for g in range(8))
+    problem = Problem(tiers, devices, goal=Goal(1e-5), closure="host")
+    found = solve(problem)
+    assert verify(problem, found) == []
+    assert found.value == 2.0
+
+
+@pytest.mark.parametrize(("goal", "bound", "kept"), [(Goal(), 0.0, np.inf), (Goal(9.0), 4000.0, 0.0)])
+def test_a_bound_that_an_answer_beats_proves_nothing(goal: Goal, bound: float, kept: float) -> None:
+    problem = Problem((tier("a"),), gpus(1000), goal=goal)
+    assert best_bound(problem, 37.0, bound) == kept
+    assert best_bound(problem, 37.0, 37.0) == 37.0
 
 
 def test_rows_stay_on_their_gpu_where_the_rate_does_not_suffer() -> None:

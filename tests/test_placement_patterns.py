@@ -75,6 +75,13 @@ def test_goals_in_large_clusters(minimise: str) -> None:
     assert half.bound < half.value * (1.0 + 1e-6) < much.value
 
 
+def test_without_any_pattern_nothing_is_proven_of_a_goal() -> None:
+    problem = replace(vit(8), devices=tuple(Device("gpu", 500) for _ in range(8)))  # too small for large
+    found = patterns(at_rate(problem, 1.0, "gpus"), 1.0)
+    assert found.count is None
+    assert np.isnan(found.bound)
+
+
 def test_a_thousand_gpus_of_three_types() -> None:
     problem = vit(1002)
     factor = {"gpu": 1.0, "slow": 2.0, "fast": 0.5}
