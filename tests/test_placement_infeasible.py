@@ -119,7 +119,7 @@ def test_tiers_that_need_more_devices_than_are_looked_at_together() -> None:
     tiers = tuple(tier(f"t{number}", 900) for number in range(40))
     error = refused(Problem(tiers, (*gpus(60, 100), *gpus(40, 1000)), goal=Goal(1e7)))
     assert error.constraint == "rate"
-    assert error.details["highest_rps"] == pytest.approx(2000.0)  # of one tier on one device
+    assert error.details["highest_rps"] == pytest.approx(1000.0)  # one device each
 
 
 def test_what_is_missing_in_a_large_cluster_is_said_of_its_own_devices() -> None:
