@@ -12,6 +12,7 @@ from cascade_tools.planning.placement.causes.infeasible import check_arithmetic,
 from cascade_tools.planning.placement.direct import Found, direct
 from cascade_tools.planning.placement.few import direct_in, part_for
 from cascade_tools.planning.placement.finish import best_bound, finish
+from cascade_tools.planning.placement.patterns.listed import listed
 from cascade_tools.planning.placement.patterns.patterns import patterns
 from cascade_tools.planning.placement.problem import Goal, Problem, Solution
 from cascade_tools.planning.placement.tidy import tidy
@@ -20,6 +21,8 @@ from cascade_tools.planning.placement.verify import verify
 PATTERN_DEVICES = 4
 DIRECT_DEVICES = 64
 DEVICE_SECONDS = 160.0
+LISTED_DEVICES = 256
+LISTED_DEVICE_SECONDS = 64.0
 FLOORS = ("full_lp", "greedy", "dedicated")  # the giant alone is no placement of the cascade
 GOOD_GAP = 1e-6
 WITHIN = "within bound"
@@ -66,6 +69,10 @@ def _searched(problem: Problem, answers: list[Solution], time_limit_s: float) ->
     if len(problem.devices) > PATTERN_DEVICES:
         limit_s = _pattern_share(problem) * time_limit_s
         found.append(patterns(problem, limit_s, [a.count for a in answers]))
+        answers += _answers(problem, found[-1], "patterns")
+    if len(problem.devices) <= LISTED_DEVICES and _open(problem, answers, found):
+        limit_s = min(0.15 * time_limit_s, LISTED_DEVICE_SECONDS / len(problem.devices))
+        found.append(listed(problem, limit_s))
         answers += _answers(problem, found[-1], "patterns")
     if len(problem.devices) <= DIRECT_DEVICES and _open(problem, answers, found):
         limit_s = min(0.6 * time_limit_s, DEVICE_SECONDS / len(problem.devices))
