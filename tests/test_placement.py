@@ -210,6 +210,16 @@ def test_instances_of_an_adopted_model_are_those_that_there_are() -> None:
     assert found.rate_rps == pytest.approx(3000.0)
 
 
+def test_a_given_number_of_instances_holds_over_all_batch_sizes() -> None:
+    single = whole(1.0, 0.25, 100)
+    quicker = replace(single, batch=2, seconds_per_row={"gpu": 0.0005})
+    adopted = TierLoad("adopted", 1.0, (single, quicker), instances=3)
+    problem = Problem((adopted,), gpus(1000), at_least=np.array([[3], [0]]))
+    found = solve(problem)
+    assert verify(problem, found) == []
+    assert found.count.tolist() == [[0], [3]]
+
+
 def test_the_same_problem_has_the_same_answer() -> None:
     problem = replace(vit(3), rule="strict")
     first, second = solve(problem), solve(problem)

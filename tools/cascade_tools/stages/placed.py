@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import ceil, isfinite
+from math import isfinite
 from time import perf_counter
 from typing import Literal, NamedTuple
 
@@ -24,7 +24,6 @@ from cascade_tools.planning.placement.verify import verify
 from cascade_tools.stages.lost import what_is_left
 
 TIME_LIMIT_S = 20.0
-WHOLE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -113,8 +112,6 @@ def placement_of(
     highest = problem.goal.rate_rps is None
     bound_rps = min(ceiling, solution.bound) if highest else ceiling
     bound = solution.bound if isfinite(solution.bound) else ceiling
-    if problem.goal.rate_rps is not None and problem.goal.minimise == "gpus":
-        bound = float(ceil(bound - WHOLE))  # nobody uses half of one
     return Placement(
         cascade=cascade,
         made_from=made_from,

@@ -124,7 +124,7 @@ def _bound(problem: Problem, best: Solution, found: list[Found]) -> float:
     if problem.goal.rate_rps is None:
         return min(best_bound(problem, best.value, bound) for bound in bounds)
     bound = max(best_bound(problem, best.value, bound) for bound in bounds)
-    return math.ceil(bound - ROUNDING) if problem.goal.minimise == "gpus" else bound  # whole ones
+    return float(math.ceil(bound - ROUNDING)) if problem.goal.minimise == "gpus" else bound  # whole ones
 
 
 def _open(problem: Problem, answers: list[Solution], found: list[Found]) -> bool:
