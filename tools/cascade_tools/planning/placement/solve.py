@@ -22,6 +22,7 @@ PATTERN_DEVICES = 4
 DIRECT_DEVICES = 64
 DEVICE_SECONDS = 160.0
 LISTED_DEVICES = 256
+QUICK_DEVICES = 32
 LISTED_DEVICE_SECONDS = 32.0
 FLOORS = ("full_lp", "greedy", "dedicated")  # the giant alone is no placement of the cascade
 GOOD_GAP = 1e-6
@@ -70,7 +71,7 @@ def _searched(problem: Problem, answers: list[Solution], time_limit_s: float) ->
         limit_s = _pattern_share(problem) * time_limit_s
         found.append(patterns(problem, limit_s, [a.count for a in answers]))
         answers += _answers(problem, found[-1], "patterns")
-    if len(problem.devices) <= LISTED_DEVICES and _open(problem, answers, found):
+    if _may_list(problem) and _open(problem, answers, found):
         limit_s = min(0.15 * time_limit_s, LISTED_DEVICE_SECONDS / len(problem.devices))
         found.append(listed(problem, limit_s))
         answers += _answers(problem, found[-1], "patterns")
@@ -90,8 +91,18 @@ def _pattern_share(problem: Problem) -> float:
     """The part of the time that patterns get: less where the direct program follows, or they are easy."""
     if len(problem.devices) <= DIRECT_DEVICES:
         return 0.4
-    chains = any(variant.stages > 1 for tier in problem.tiers for variant in tier.variants)
-    return 1.0 if chains or problem.closure == "host" else 0.5
+    return 1.0 if _has_chains(problem) or problem.closure == "host" else 0.5
+
+
+def _may_list(problem: Problem) -> bool:
+    """Whether all patterns are listed; with chains not where the direct program needs all the time."""
+    number = len(problem.devices)
+    slow = QUICK_DEVICES < number <= DIRECT_DEVICES
+    return number <= LISTED_DEVICES and not (slow and _has_chains(problem))
+
+
+def _has_chains(problem: Problem) -> bool:
+    return any(variant.stages > 1 for tier in problem.tiers for variant in tier.variants)
 
 
 def _from_fastest(problem: Problem, rate_rps: float, time_limit_s: float) -> Solution:
