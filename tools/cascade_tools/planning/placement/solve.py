@@ -95,10 +95,14 @@ def _pattern_share(problem: Problem) -> float:
 
 
 def _may_list(problem: Problem) -> bool:
-    """Whether all patterns are listed; with chains not where the direct program needs all the time."""
+    """Whether all patterns are listed: under the strict rule, where other bounds are weak.
+
+    With chains not where the direct program needs all the time.
+    """
     number = len(problem.devices)
     slow = QUICK_DEVICES < number <= DIRECT_DEVICES
-    return number <= LISTED_DEVICES and not (slow and _has_chains(problem))
+    few = number <= LISTED_DEVICES and not (slow and _has_chains(problem))
+    return few and problem.rule == "strict"
 
 
 def _has_chains(problem: Problem) -> bool:
