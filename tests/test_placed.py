@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cascade_tools.errors import Infeasible
-from cascade_tools.planning.placement.problem import Device, Problem, TierLoad, Variant
+from cascade_tools.planning.placement.baselines import baselines
+from cascade_tools.planning.placement.baselines.full_lp import full_lp
+from cascade_tools.planning.placement.problem import Device, Goal, IntArray, Problem, TierLoad, Variant
 from cascade_tools.planning.placement.solve import solve
 from cascade_tools.stages.placed import planned, solver_output_on_stderr
 
@@ -44,6 +47,20 @@ def test_it_gives_way_where_that_does_not_fit_beside_the_others() -> None:
     assert found.solution.count.tolist() == [[2], [1]]
     assert found.giant_alone is not None
     assert found.giant_alone.rate_rps == pytest.approx(2000.0)
+
+
+def test_the_baselines_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def counted(problem: Problem) -> IntArray:
+        asked.append(problem)
+        return full_lp(problem)
+
+    monkeypatch.setattr(baselines, "full_lp", counted)
+    found = planned(replace(problem(*PAIR), goal=Goal(100.0)))
+    assert len(asked) == 1
+    assert found.giant_alone is not None
+    assert found.giant_alone.rate_rps == pytest.approx(2000.0)  # the highest, whatever the goal
 
 
 def test_instances_that_are_there_anyhow_stay() -> None:

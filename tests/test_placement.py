@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cascade_tools.planning.placement.finish import best_bound
 from cascade_tools.planning.placement.problem import Device, Goal, Problem, TierLoad, Variant
 from cascade_tools.planning.placement.solve import solve
 from cascade_tools.planning.placement.transfers import transfers_per_row
@@ -153,6 +154,32 @@ def test_least_energy_leaves_hungry_devices_off() -> None:
     assert faster.value == pytest.approx(130.0)
 
 
+@pytest.mark.parametrize("minimise", ["gpus", "energy"])
+def test_a_low_rate_takes_as_little_of_a_large_cluster_as_of_a_small_one(minimise: str) -> None:
+    tiers = (tier("a", 1.0, 1.0, 0.3), tier("b", 0.2, 8.0, 0.6, 300), tier("c", 0.0005, 120.0, 0.9, 900))
+    goal = Goal(100.0, "gpus" if minimise == "gpus" else "energy")
+    cluster = tuple(Device("gpu", 1000, g // 8, 50.0) for g in range(1000))
+    small, large = (solve(Problem(tiers, cluster[:number], goal=goal)) for number in (8, 1000))
+    assert large.value == pytest.approx(small.value, rel=1e-6)
+    assert large.status == "optimal"
+
+
+def test_a_very_low_rate_with_every_tier_in_each_host() -> None:
+    tiers = (tier("a", 1.0), tier("b", 0.01, memory_mib=900))
+    devices = tuple(Device("gpu", 950, g // 2) for g in range(8))
+    problem = Problem(tiers, devices, goal=Goal(1e-5), closure="host")
+    found = solve(problem)
+    assert verify(problem, found) == []
+    assert found.value == 2.0
+
+
+@pytest.mark.parametrize(("goal", "bound", "kept"), [(Goal(), 0.0, np.inf), (Goal(9.0), 4000.0, 0.0)])
+def test_a_bound_that_an_answer_beats_proves_nothing(goal: Goal, bound: float, kept: float) -> None:
+    problem = Problem((tier("a"),), gpus(1000), goal=goal)
+    assert best_bound(problem, 37.0, bound) == kept
+    assert best_bound(problem, 37.0, 37.0) == 37.0
+
+
 def test_rows_stay_on_their_gpu_where_the_rate_does_not_suffer() -> None:
     # Both halves fit on each GPU; halves on different GPUs would be as fast.
     problem = Problem((TierLoad("giant", 1.0, (cut(10.0, 1200, 2),)),), gpus(1300, 1300))
@@ -181,6 +208,16 @@ def test_instances_of_an_adopted_model_are_those_that_there_are() -> None:
     found = solve(Problem((adopted,), gpus(1000), at_least=np.array([[3]])))
     assert found.count.tolist() == [[3]]
     assert found.rate_rps == pytest.approx(3000.0)
+
+
+def test_a_given_number_of_instances_holds_over_all_batch_sizes() -> None:
+    single = whole(1.0, 0.25, 100)
+    quicker = replace(single, batch=2, seconds_per_row={"gpu": 0.0005})
+    adopted = TierLoad("adopted", 1.0, (single, quicker), instances=3)
+    problem = Problem((adopted,), gpus(1000), at_least=np.array([[3], [0]]))
+    found = solve(problem)
+    assert verify(problem, found) == []
+    assert found.count.tolist() == [[0], [3]]
 
 
 def test_the_same_problem_has_the_same_answer() -> None:

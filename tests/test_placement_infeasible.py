@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from cascade_tools.errors import Infeasible
+from cascade_tools.planning.placement import solve as solving
 from cascade_tools.planning.placement.causes.stage_counts import smallest_stage_count
+from cascade_tools.planning.placement.direct import Found, direct
 from cascade_tools.planning.placement.problem import Device, Goal, Problem, TierLoad, Variant
 from cascade_tools.planning.placement.solve import solve
-from tests.placements import vit, whole
+from cascade_tools.planning.placement.verify import verify
+from tests.placements import at_rate, random_problem, vit, whole
 
 
 def tier(name: str, memory_mib: int, utilization: float = 0.5, stages: int = 1) -> TierLoad:
@@ -38,7 +41,7 @@ def test_a_stage_larger_than_every_device() -> None:
     assert error.details["stages_needed"] == 3  # 2,400 MiB of weights and 100 for each stage
     assert error.details["tiers_without_home"] == ["huge"]
     assert "huge" in error.message
-    assert "3 stages" in error.hint
+    assert "at least 3 stages" in error.hint
 
 
 @pytest.mark.parametrize(("room_mib", "stages"), [(2500, 1), (2499, 2), (900, 3), (200, 24), (100, None)])
@@ -101,6 +104,62 @@ def test_a_rate_out_of_reach_is_answered_with_the_highest(devices: int) -> None:
     assert error.details["highest_rps"] == pytest.approx(highest, rel=1e-3)
     assert error.details["bound_rps"] == pytest.approx(highest, rel=1e-3)
     assert error.details["missing_mib"] is None
+
+
+def test_a_rate_out_of_reach_of_many_devices_in_one_host() -> None:
+    chain = TierLoad("a", 1.0, (whole(10.0, 1.0, 100), replace(whole(5.0, 1.0, 50), stages=2)))
+    error = refused(Problem((chain,), gpus(65, 1000, per_host=65), goal=Goal(1e6)))
+    assert error.constraint == "rate"
+    assert error.details["highest_rps"] == pytest.approx(6500.0)
+    assert "6500 rows/s" in error.hint
+
+
+def test_tiers_that_need_more_devices_than_are_looked_at_together() -> None:
+    # Each of 40 tiers needs one of the 40 large devices for itself: they fit, but not at any rate.
+    tiers = tuple(tier(f"t{number}", 900) for number in range(40))
+    error = refused(Problem(tiers, (*gpus(60, 100), *gpus(40, 1000)), goal=Goal(1e7)))
+    assert error.constraint == "rate"
+    assert error.details["highest_rps"] == pytest.approx(1000.0)  # one device each
+
+
+def test_what_is_missing_in_a_large_cluster_is_said_of_its_own_devices() -> None:
+    error = refused(Problem(tuple(tier(name, 600, 0.1) for name in "abc"), (*gpus(70, 100), *gpus(2, 1000))))
+    assert error.constraint == "memory"
+    assert error.details["missing_mib"] == 200
+    assert error.details["device"] in (70, 71)
+    assert "72 device(s)" in error.message
+
+
+@pytest.mark.parametrize("seed", [1, 4])
+def test_the_highest_rate_that_is_said_is_answered(seed: int) -> None:
+    problem = random_problem(seed, 3, 3)
+    highest = refused(at_rate(problem, 1e6, "gpus")).details["highest_rps"]
+    assert isinstance(highest, float)
+    wanted = at_rate(problem, highest * (1.0 - 1e-6), "gpus")
+    assert verify(wanted, solve(wanted)) == []
+
+
+@pytest.mark.parametrize("minimise", ["gpus", "energy"])
+def test_where_the_search_for_a_goal_fails_the_fastest_placement_is_cut_down(
+    minimise: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No baseline reaches the rate: they give each tier a device, or every device both.
+    tiers = (tier("a", 600, 1.0), tier("b", 600, 1.0), tier("c", 300, 0.5))
+    problem = Problem(tiers, (*gpus(2, 1000), *gpus(1, 650)))
+    highest = solve(problem).rate_rps
+
+    searched = []
+
+    def nothing_in_time(asked: Problem, limit_s: float) -> Found:
+        searched.append(asked.goal)
+        return direct(asked, limit_s) if asked.goal == Goal() else Found(None, float("nan"), "time limit")
+
+    monkeypatch.setattr(solving, "direct", nothing_in_time)
+    monkeypatch.setattr(solving, "listed", nothing_in_time)
+    wanted = at_rate(problem, highest, minimise)
+    found = solve(wanted, simple={})
+    assert verify(wanted, found) == []
+    assert searched[-1] == Goal()
 
 
 def test_a_tier_that_runs_on_none_of_the_types() -> None:

@@ -12,14 +12,15 @@ from cascade_tools.planning.placement.finish import finish
 from cascade_tools.planning.placement.patterns.assembly import contents, written_out
 from cascade_tools.planning.placement.patterns.enumeration import maximal_patterns, worth
 from cascade_tools.planning.placement.patterns.generation import Effort, Pool, generate
+from cascade_tools.planning.placement.patterns.listed import listed
 from cascade_tools.planning.placement.patterns.patterns import patterns
 from cascade_tools.planning.placement.patterns.pricing import pricer
 from cascade_tools.planning.placement.patterns.sites import sites_of
-from cascade_tools.planning.placement.problem import Device, Goal, Problem, Solution
+from cascade_tools.planning.placement.problem import Device, Goal, Problem, Solution, TierLoad
 from cascade_tools.planning.placement.programs.numbers import numbers_of
 from cascade_tools.planning.placement.solve import solve
 from cascade_tools.planning.placement.verify import verify
-from tests.placements import at_rate, full_columns, random_problem, vit
+from tests.placements import at_rate, full_columns, random_problem, vit, whole
 
 
 def many(problem: Problem, times: int) -> Problem:
@@ -73,6 +74,44 @@ def test_goals_in_large_clusters(minimise: str) -> None:
     half, much = (by_patterns(at_rate(problem, part * fastest, minimise)) for part in (0.5, 0.9))
     assert half.gap <= 0.08
     assert half.bound < half.value * (1.0 + 1e-6) < much.value
+
+
+@pytest.mark.parametrize("seed", [0, 1, 5])
+def test_all_patterns_put_together_are_exact_without_chains(seed: int) -> None:
+    problem = random_problem(seed, 3, 3)
+    exact, found = direct(problem, 10.0), listed(problem, 10.0)
+    assert found.count is not None
+    answer = finish(problem, found.count, found.bound, found.status, "patterns")
+    assert answer is not None
+    assert verify(problem, answer) == []
+    assert answer.rate_rps == pytest.approx(exact.bound, rel=1e-3)
+    assert found.bound == pytest.approx(exact.bound, rel=1e-3)
+
+
+@pytest.mark.parametrize("seed", [1, 3, 4, 7])
+def test_all_patterns_bound_a_placement_with_chains(seed: int) -> None:
+    problem = random_problem(seed, 2, 4, split=True, per_host=2)
+    only_cut = replace(problem.tiers[-1], variants=problem.tiers[-1].variants[1:])
+    problem = replace(problem, tiers=(problem.tiers[0], only_cut))
+    best = solve(problem)
+    assert listed(problem, 10.0).bound >= best.rate_rps * (1.0 - 1e-6)
+    wanted = at_rate(problem, 0.6 * best.rate_rps, "energy")
+    assert listed(wanted, 10.0).bound <= solve(wanted).value * (1.0 + 1e-6)
+
+
+def test_whole_chains_are_counted_under_the_strict_rule() -> None:
+    # Three devices hold one chain of two stages, and half a chain does nothing.
+    half = replace(whole(5.0, 1.0, 100), stages=2)
+    devices = tuple(Device("gpu", 1000) for _ in range(3))
+    found = listed(Problem((TierLoad("giant", 1.0, (half,)),), devices, "strict"), 1.0)
+    assert found.bound == pytest.approx(200.0, rel=1e-6)
+
+
+def test_without_any_pattern_nothing_is_proven_of_a_goal() -> None:
+    problem = replace(vit(8), devices=tuple(Device("gpu", 500) for _ in range(8)))  # too small for large
+    found = patterns(at_rate(problem, 1.0, "gpus"), 1.0)
+    assert found.count is None
+    assert np.isnan(found.bound)
 
 
 def test_a_thousand_gpus_of_three_types() -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import ceil, isfinite
+from math import isfinite
 from time import perf_counter
 from typing import Literal, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from cascade_tools.artifacts import PlacedDevice, PlacedInstances, Placement
 from cascade_tools.errors import CheckFailed
-from cascade_tools.planning.placement.baselines.baselines import baselines
+from cascade_tools.planning.placement.baselines.baselines import baselines, giant_alone
 from cascade_tools.planning.placement.ceiling import ceiling_rps
 from cascade_tools.planning.placement.losses import ReachWithout
 from cascade_tools.planning.placement.problem import Goal, IntArray, Problem, Solution
@@ -25,7 +25,6 @@ from cascade_tools.planning.placement.verify import verify
 from cascade_tools.stages.lost import what_is_left
 
 TIME_LIMIT_S = 20.0
-WHOLE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Planned:
         problem: that was solved.
         simple: the baselines, by the same goal; None for those that are infeasible.
         giant_alone: the last tier alone at the highest rate.
-        seconds: that the search took.
+        seconds: that the search and the baselines took.
     """
 
     problem: Problem
@@ -67,20 +66,21 @@ def planned(problem: Problem, wanted: IntArray | None = None, *, keep_giant: boo
         CheckFailed: the answer does not hold; a defect.
     """
     with solver_output_on_stderr():
-        simple = baselines(problem)
-        giant_alone = simple.get("giant_only")
-        if problem.goal.rate_rps is not None:
-            giant_alone = baselines(replace(problem, goal=Goal())).get("giant_only")
-        elif keep_giant and giant_alone is not None:
-            wanted = giant_alone.count if wanted is None else np.maximum(wanted, giant_alone.count)
-        problem = replace(problem, at_least=wanted)
         began = perf_counter()
-        solution = solve(problem, TIME_LIMIT_S)
+        simple = baselines(problem)
+        alone = simple["giant_only"]
+        if problem.goal.rate_rps is not None:
+            alone = giant_alone(replace(problem, goal=Goal()))
+        elif keep_giant and alone is not None:
+            wanted = alone.count if wanted is None else np.maximum(wanted, alone.count)
+        problem = replace(problem, at_least=wanted)
+        # Baselines for `at_least` keep what is wanted anyhow, so they are others.
+        solution = solve(problem, TIME_LIMIT_S, simple if wanted is None else None)
         seconds = perf_counter() - began
     wrong = verify(problem, solution)
     if wrong:
         raise CheckFailed("the placement does not hold: " + "; ".join(wrong))
-    return Planned(problem, solution, simple, giant_alone, seconds)
+    return Planned(problem, solution, simple, alone, seconds)
 
 
 @contextmanager
@@ -121,8 +121,6 @@ def placement_of(
     highest = problem.goal.rate_rps is None
     bound_rps = min(ceiling, solution.bound) if highest else ceiling
     bound = solution.bound if isfinite(solution.bound) else ceiling
-    if problem.goal.rate_rps is not None and problem.goal.minimise == "gpus":
-        bound = float(ceil(bound - WHOLE))  # nobody uses half of one
     return Placement(
         cascade=cascade,
         made_from=made_from,

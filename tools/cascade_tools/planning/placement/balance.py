@@ -73,7 +73,7 @@ def balance_at(problem: Problem, count: IntArray, rate_rps: float) -> FloatArray
 def balance_groups_at(problem: Problem, groups: Groups, rate_rps: float) -> FloatArray | None:
     """`balance_at` on groups of equal devices: busy instances [units, groups] of one device of each."""
     known = table(problem, groups.type)
-    program = _program(problem, groups, known)
+    program = _program(problem, groups, known, rate_rps)
     if program is None:
         return np.zeros(groups.count.shape) if rate_rps <= 0.0 else None
     cells = program.cells
@@ -129,8 +129,17 @@ def _solve(program: _Program, cost: FloatArray, groups: Groups, rate_rps: float 
     )
 
 
-def _program(problem: Problem, groups: Groups, known: Table) -> _Program | None:
-    """The rows; None if a tier that sees rows has nobody to do them, or if nobody sees any."""
+def _program(
+    problem: Problem, groups: Groups, known: Table, rate_rps: float | None = None
+) -> _Program | None:
+    """The rows; None if a tier that sees rows has nobody to do them, or if nobody sees any.
+
+    Args:
+        problem: tiers, devices, closure.
+        groups: that hold instances.
+        known: figures of the units on them.
+        rate_rps: that is asked for, if one is; beside a much higher scale it would be rounding.
+    """
     reach = np.array([problem.tiers[unit.tier].reach for unit in problem.units])
     able = (groups.count > 0) & np.isfinite(known.seconds) & (reach > 0.0)[:, None]
     unit, group = (np.asarray(index, dtype=np.int64) for index in np.nonzero(able))
@@ -138,6 +147,8 @@ def _program(problem: Problem, groups: Groups, known: Table) -> _Program | None:
     scale = _scale(problem, groups, known, cells)
     if scale <= 0.0:
         return None
+    if rate_rps is not None and rate_rps > 0.0:
+        scale = min(scale, rate_rps)
     flow = cells.rows * groups.size[group] / (scale * reach[unit])
     flows, chains, rates = _flows(problem, groups, cells, flow)
     present, row = np.unique(group, return_inverse=True)

@@ -2,8 +2,9 @@
 
     max L    sum over variants and devices of f / tau  =  reach_i * L        every tier keeps up
 
-over the cells of `cells.py`; L is at the goal's rate where the goal is GPUs (min sum_g z_g) or energy (min
-sum_g idle_g z_g + sum f * joule / tau). With closure `host` there is one rate per host, and they add up.
+over the cells of `programs/cells.py`; L is at the goal's rate where the goal is GPUs (min sum_g z_g) or
+energy (min sum_g idle_g z_g + sum f * joule / tau). With closure `host` there is one rate per host, and they
+add up.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def direct(problem: Problem, time_limit_s: float) -> Found:
     status, unit = STATUS[result.status], -numbers.scale_rps if problem.goal.rate_rps is None else 1.0
     bound = float("nan") if result.mip_dual_bound is None else float(result.mip_dual_bound) * unit
     if result.x is None or (problem.goal.rate_rps is None and result.x[whole.rate].sum() <= NO_RATE):
-        return Found(None, 0.0 if result.status == 0 else bound, status)
+        return Found(None, bound, status)
     return Found(whole.cells.counts(result.x, _shape(problem)), bound, status)
 
 
@@ -82,7 +83,7 @@ def build(
 ) -> Whole:
     """The program over all devices; rates are over `numbers.scale_rps`."""
     program = Program()
-    host = host_numbers(problem)
+    host = problem.hosts
     hosts = int(host.max()) + 1
     cells = add_cells(
         program, numbers, numbers.kind, host, ask_used=problem.goal.rate_rps is not None, fewest=fewest
@@ -101,11 +102,6 @@ def build(
     program.rows(len(each), terms, upper=0.0)
     add_homes(program, numbers, cells, np.flatnonzero(numbers.faint), in_use)
     return Whole(program, cells, rate, numbers)
-
-
-def host_numbers(problem: Problem) -> IntArray:
-    """Hosts counted from 0, [devices]."""
-    return np.unique([device.host for device in problem.devices], return_inverse=True)[1].astype(np.int64)
 
 
 def _keep_up(

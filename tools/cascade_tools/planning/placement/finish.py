@@ -9,8 +9,9 @@ from cascade_tools.planning.placement.baselines.blocks import complete
 from cascade_tools.planning.placement.problem import FloatArray, IntArray, Problem, Solution
 from cascade_tools.planning.placement.programs.numbers import Numbers, numbers_of
 
-IDLE = 1e-7
+IDLE = 1e-7  # of one busy instance, or of the busiest where that is less
 FAINT = 100.0
+BEATEN = 1e-4
 
 
 def finish(problem: Problem, count: IntArray, bound: float, status: str, method: str) -> Solution | None:
@@ -43,10 +44,15 @@ def counted(problem: Problem, count: IntArray, busy: FloatArray, rate_rps: float
 
 
 def best_bound(problem: Problem, value: float, bound: float) -> float:
-    """A bound that the value does not beat by rounding; where nothing is proven, the trivial one."""
+    """A bound that the value does not beat by rounding; where nothing is proven, the trivial one.
+
+    A bound that the value beats by more than that is wrong, and proves nothing.
+    """
     if problem.goal.rate_rps is None:
-        return max(bound, value) if np.isfinite(bound) else float("inf")
-    return min(max(bound, 0.0), value) if np.isfinite(bound) else 0.0
+        holds = np.isfinite(bound) and value <= bound * (1.0 + BEATEN)
+        return max(bound, value) if holds else float("inf")
+    holds = np.isfinite(bound) and value >= bound * (1.0 - BEATEN)
+    return min(max(bound, 0.0), value) if holds else 0.0
 
 
 def trimmed(problem: Problem, numbers: Numbers, count: IntArray, busy: FloatArray) -> IntArray:
@@ -61,10 +67,10 @@ def trimmed(problem: Problem, numbers: Numbers, count: IntArray, busy: FloatArra
         if busy[mine].max(initial=0.0) <= FAINT * IDLE:  # hardly ever asked, or never: it stays
             needed[mine] = count[mine]
     needed = np.minimum(needed, count)
-    host = np.unique([device.host for device in problem.devices], return_inverse=True)[1]
     if numbers.per_host:  # a host that serves nothing is not in use
-        needed[:, np.bincount(host, busy.sum(axis=0))[host] <= IDLE] = 0
-    return complete(problem, needed, host)
+        done = np.bincount(problem.hosts, busy.sum(axis=0))
+        needed[:, (done <= IDLE * min(done.max(), 1.0))[problem.hosts]] = 0
+    return complete(problem, needed, problem.hosts)
 
 
 def _load(problem: Problem, count: IntArray) -> tuple[float, FloatArray] | None:

@@ -130,6 +130,12 @@ class Problem:
             for s in range(variant.stages)
         )
 
+    @cached_property
+    def hosts(self) -> IntArray:
+        """Host of each device, counted from 0, [devices]."""
+        hosts = [device.host for device in self.devices]
+        return np.unique(hosts, return_inverse=True)[1].astype(np.int64)
+
     def variant(self, unit: Unit) -> Variant:
         """The variant that a unit is a stage of."""
         return self.tiers[unit.tier].variants[unit.variant]

@@ -109,7 +109,8 @@ def _with_wanted(problem: Problem, solution: Solution) -> Solution:
     for unit, device in zip(*np.nonzero(problem.at_least > count), strict=True):
         trial = count[:, device].copy()
         trial[unit] = problem.at_least[unit, device]
-        if not over(numbers, numbers.kind[[device]], trial[:, None]).any():
+        held = np.bincount(numbers.tier, trial, minlength=len(numbers.limit))
+        if (held <= numbers.limit).all() and not over(numbers, numbers.kind[[device]], trial[:, None]).any():
             count[:, device] = trial
     found = finish(problem, count, solution.bound, solution.status, solution.method)
     return found if found is not None and _keeps(problem, found, solution) else solution

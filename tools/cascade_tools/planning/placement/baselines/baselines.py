@@ -38,14 +38,15 @@ def baselines(problem: Problem) -> dict[str, Solution | None]:
     placement of the cascade.
     """
     return {
-        "giant_only": _giant_only(problem),
+        "giant_only": giant_alone(problem),
         "full_lp": _settled(problem, full_lp(problem), "full_lp"),
         "greedy": _settled(problem, greedy(problem), "greedy"),
         "dedicated": _settled(problem, dedicated(problem), "dedicated"),
     }
 
 
-def _giant_only(problem: Problem) -> Solution | None:
+def giant_alone(problem: Problem) -> Solution | None:
+    """The last tier alone by the problem's goal; None if it has no placement, or not that rate."""
     alone = giant_problem(problem)
     found = _settled(alone, giant_only(alone), "giant_only")
     if found is None:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cascade_tools.planning.placement.direct import host_numbers
 from cascade_tools.planning.placement.problem import FloatArray, IntArray, Problem
 from cascade_tools.planning.placement.programs.numbers import numbers_of
 from cascade_tools.planning.placement.programs.program import Program, Term
@@ -27,6 +26,13 @@ class Overflow(NamedTuple):
     device: int
 
 
+class Held(NamedTuple):
+    """Whether each tier has a home in the best placement found, and whether it is proven that not all can."""
+
+    home: list[bool]
+    not_all: bool
+
+
 class _Homes(NamedTuple):
     """Columns: one 0/1 per cell (unit and device), and whether each tier has a home."""
 
@@ -38,7 +44,7 @@ class _Homes(NamedTuple):
 
 
 def least_overflow(problem: Problem) -> Overflow | None:
-    """The least memory that is missing; None if the program finds nothing in time."""
+    """The least memory that is missing; None if it is not known in time whether any is."""
     homes = _homes(problem)
     memory = numbers_of(problem).memory_mib
     room = _rooms(problem)
@@ -56,10 +62,13 @@ def least_overflow(problem: Problem) -> Overflow | None:
         return None
     mib = result.x[excess] * largest
     missing = float(mib.sum())
-    return Overflow(round(missing) if missing >= PRECISION_MIB else 0, int(np.argmax(mib)))
+    if missing < PRECISION_MIB:
+        return Overflow(0, int(np.argmax(mib)))
+    proven = float(result.mip_dual_bound or 0.0) * largest >= PRECISION_MIB
+    return Overflow(round(missing), int(np.argmax(mib))) if proven else None
 
 
-def most_tiers(problem: Problem, strict: bool) -> list[bool]:
+def most_tiers(problem: Problem, strict: bool) -> Held:
     """Which tiers have a home if as many as possible have one."""
     homes = _homes(problem)
     numbers, room = numbers_of(problem), _rooms(problem)
@@ -70,8 +79,9 @@ def most_tiers(problem: Problem, strict: bool) -> list[bool]:
         homes.program.rows(len(room), [(homes.device, homes.there, share)], upper=1.0)
     result = homes.program.solve([(homes.home, -1.0)], LIMIT_S, 1e-4)
     if result.x is None:
-        return [True] * len(homes.home)
-    return [bool(value > 0.5) for value in result.x[homes.home]]
+        return Held([True] * len(homes.home), False)
+    proven = result.mip_dual_bound is not None and -result.mip_dual_bound < len(homes.home) - 0.5
+    return Held([bool(value > 0.5) for value in result.x[homes.home]], proven)
 
 
 def _rooms(problem: Problem) -> FloatArray:
@@ -80,7 +90,7 @@ def _rooms(problem: Problem) -> FloatArray:
 
 def _homes(problem: Problem) -> _Homes:
     """One instance of each stage of one variant per tier; all tiers in one host with the closure `host`."""
-    numbers, host = numbers_of(problem), host_numbers(problem)
+    numbers, host = numbers_of(problem), problem.hosts
     hosts, tiers = int(host.max()) + 1, len(problem.tiers)
     program = Program()
     unit, device = np.nonzero(numbers.rows_per_busy[:, numbers.kind] > 0.0)

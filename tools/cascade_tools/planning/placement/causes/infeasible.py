@@ -3,11 +3,12 @@
 A search for the highest rate never says so: its answer is a rate of zero; and the slacks of a linear program
 miss what whole instances cannot fill. So, in this order: arithmetic on single tiers; least memory of all
 tiers; then small programs with one complete chain of every tier and memory that may be exceeded; then tiers
-that may be missing; kernel utilizations under the strict rule; and last the rate.
+that may be missing; and kernel utilizations under the strict rule. Only what fits can be too slow.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,16 +16,13 @@ import numpy as np
 
 from cascade_tools.errors import Infeasible
 from cascade_tools.planning.placement.causes.elastic import least_overflow, most_tiers
+from cascade_tools.planning.placement.causes.sample import sample
 from cascade_tools.planning.placement.causes.stage_counts import smallest_stage_count
-from cascade_tools.planning.placement.direct import Found, direct, host_numbers
-from cascade_tools.planning.placement.finish import finish
-from cascade_tools.planning.placement.patterns.patterns import patterns
-from cascade_tools.planning.placement.patterns.sites import sites_of
-from cascade_tools.planning.placement.problem import FloatArray, Goal, Problem, TierLoad
+from cascade_tools.planning.placement.direct import Found
+from cascade_tools.planning.placement.problem import FloatArray, Problem, Solution, TierLoad
 from cascade_tools.planning.placement.programs.numbers import Numbers, numbers_of
 
-ELASTIC_DEVICES = 64
-DIRECT_DEVICES = 16
+ELASTIC_CELLS = 20_000
 EXACT = 1e-9
 
 
@@ -76,7 +74,7 @@ def _check_stage(problem: Problem, numbers: Numbers, number: int) -> None:
     largest = int(room[able.any(axis=0)].max())
     enough = smallest_stage_count(tier, largest)
     what = f"tier {tier.name}" if stages == 1 else f"a stage of tier {tier.name}, cut into {stages},"
-    help_ = f"cut it into {enough} stages, or give" if enough else "no number of stages helps: give"
+    help_ = f"cut it into at least {enough} stages, or give" if enough else "no number of stages helps: give"
     raise Infeasible(
         f"{what} needs {int(numbers.memory_mib[mine[unit]])} MiB, the largest device "
         f"({numbers.kinds[int(kind)].type}) has {int(room[kind])}: {missing} MiB are missing",
@@ -94,7 +92,6 @@ def _check_stage(problem: Problem, numbers: Numbers, number: int) -> None:
 
 def _check_host(problem: Problem, numbers: Numbers, number: int) -> None:
     """A tier by itself in an empty host: every stage needs its own place."""
-    host = host_numbers(problem)
     room = np.array([float(device.memory_mib) for device in problem.devices])
     best: tuple[int, int, int] | None = None
     for chain in np.unique(numbers.chain[numbers.tier == number]):
@@ -104,7 +101,7 @@ def _check_host(problem: Problem, numbers: Numbers, number: int) -> None:
         if numbers.strict:
             places = np.minimum(places, _resident_places(numbers, unit))
         places = np.where(numbers.rows_per_busy[unit, numbers.kind] > 0.0, places, 0.0)
-        held = int(np.bincount(host, places).max())
+        held = int(np.bincount(problem.hosts, places).max())
         if held >= stages:
             return
         if best is None or stages - held < best[0]:
@@ -137,7 +134,7 @@ def _check_total(problem: Problem, numbers: Numbers) -> None:
     room = np.array([float(device.memory_mib) for device in problem.devices])
     have, where = int(room.sum()), f"all {len(room)} device(s) together have"
     if numbers.per_host:
-        have, where = int(np.bincount(host_numbers(problem), room).max()), "the largest host has"
+        have, where = int(np.bincount(problem.hosts, room).max()), "the largest host has"
     if need <= have:
         return
     raise Infeasible(
@@ -154,38 +151,39 @@ def _check_utilization(problem: Problem, numbers: Numbers) -> None:
         return
     least = np.where(numbers.rows_per_busy > 0.0, numbers.resident, np.inf).min(axis=1) * numbers.stages
     need = float(sum(least[numbers.tier == i].min() for i in range(len(problem.tiers))))
-    have = len(problem.devices)
-    if numbers.per_host:
-        have = int(np.bincount(host_numbers(problem)).max())
-    if need > have + EXACT:
-        raise _strict(
-            f"one instance of every tier adds up to a kernel utilization of {need:.2f}", have, numbers
-        )
+    if need > _together(problem) + EXACT:
+        raise _strict(f"one instance of every tier adds up to a kernel utilization of {need:.2f}", problem)
 
 
-def _strict(what: str, have: int, numbers: Numbers) -> Infeasible:
-    where = "a host has" if numbers.per_host else "there are"
+def _together(problem: Problem) -> int:
+    """Devices that may hold one complete chain of every tier together."""
+    alone = problem.closure == "host"
+    return int(np.bincount(problem.hosts).max()) if alone else len(problem.devices)
+
+
+def _strict(what: str, problem: Problem, homeless: Sequence[str] = ()) -> Infeasible:
+    where = "the largest host has" if problem.closure == "host" else "there are"
+    details: dict[str, object] = {"missing_mib": None}
+    if homeless:
+        details["tiers_without_home"] = list(homeless)
     return Infeasible(
-        f"{what}, and {where} {have} device(s)",
+        f"{what}, and {where} {_together(problem)} device(s)",
         "add devices, or take `rule: loose`",
         constraint="strict",
-        details={"missing_mib": None},
+        details=details,
     )
 
 
-def explain(problem: Problem, found: Sequence[Found], time_limit_s: float) -> Infeasible:
-    """Why the searches found nothing, where arithmetic alone says nothing.
+def explain(problem: Problem, found: Sequence[Found]) -> Infeasible:
+    """Why the searches found no placement at any rate, where arithmetic alone says nothing.
 
     Args:
         problem: for which `check_arithmetic` raises nothing.
         found: what the searches returned.
-        time_limit_s: for a search of the highest rate, where a given one is out of reach.
     """
-    packing = _packing(_sample(problem))
+    packing = _packing(problem)
     if packing is not None:
         return packing
-    if problem.goal.rate_rps is not None:
-        return _too_fast(problem, problem.goal.rate_rps, time_limit_s)
     reasons = ", ".join(dict.fromkeys(f.status for f in found)) or "nothing to try"
     return Infeasible(
         f"no placement of {len(problem.tiers)} tiers on {len(problem.devices)} devices was found ({reasons})",
@@ -195,70 +193,61 @@ def explain(problem: Problem, found: Sequence[Found], time_limit_s: float) -> In
     )
 
 
-def _sample(problem: Problem) -> Problem:
-    """Some sites of each kind where there are many devices; one of each where hosts are on their own."""
-    problem = replace(problem, at_least=None)
-    alone = problem.closure == "host"
-    if len(problem.devices) <= ELASTIC_DEVICES and not alone:
-        return problem
-    sites = sites_of(problem, numbers_of(problem))
-    taken: list[int] = []
-    for turn in range(1 if alone else max(site.sites for site in sites)):
-        for site in sites:
-            if turn < site.sites and (alone or len(taken) + len(site.kind) <= ELASTIC_DEVICES):
-                taken += site.devices[turn].tolist()
-    return replace(problem, devices=tuple(problem.devices[g] for g in sorted(taken)))
+def too_fast(wanted_rps: float, fastest: Solution) -> Infeasible:
+    """The goal's rate against the highest: of a placement found, and proven."""
+    highest, bound = fastest.rate_rps, fastest.bound if math.isfinite(fastest.bound) else None
+    surely = bound is not None and bound < wanted_rps
+    more = "" if bound is None else f", and none sustains more than {bound:.4g}"
+    return Infeasible(
+        f"{wanted_rps:g} rows/s are {'too many' if surely else 'not reached'}: "
+        f"the best placement found sustains {_down(highest)}{more}",
+        f"ask for at most {_down(highest)} rows/s, or add devices",
+        constraint="rate",
+        details={"missing_mib": None, "highest_rps": highest, "bound_rps": bound},
+    )
+
+
+def _down(rate_rps: float) -> str:
+    """Five digits, not above the rate itself."""
+    unit = 10.0 ** (math.floor(math.log10(rate_rps)) - 4)
+    return f"{math.floor(rate_rps / unit) * unit:.5g}"
 
 
 def _packing(problem: Problem) -> Infeasible | None:
-    """What is missing to give every tier one complete chain; None if they fit."""
-    overflow = least_overflow(problem)
+    """What is missing to give every tier one complete chain; None if they fit, or nobody knows."""
+    where = sample(problem)
+    if len(where) * len(problem.units) > ELASTIC_CELLS:
+        return None
+    part = replace(problem, devices=tuple(problem.devices[g] for g in where.tolist()), at_least=None)
+    overflow = least_overflow(part)
     if overflow is not None and overflow.missing_mib > 0:
-        names = [tier.name for tier in problem.tiers]
-        homeless = [
-            name for name, home in zip(names, most_tiers(problem, strict=False), strict=True) if not home
-        ]
-        device = problem.devices[overflow.device]
-        return Infeasible(
-            f"the {len(names)} tiers do not fit together into {len(problem.devices)} device(s): "
-            f"{overflow.missing_mib} MiB are missing, most of them on device {overflow.device} "
-            f"({device.type}, {device.memory_mib} MiB)"
-            + (f"; without {', '.join(homeless)} the others fit" if homeless else ""),
-            "add memory or devices, cut a tier into smaller stages, or leave a tier out",
-            constraint="memory",
-            details={
-                "missing_mib": overflow.missing_mib,
-                "device": overflow.device,
-                "tiers_without_home": homeless,
-            },
-        )
+        return _too_large(problem, overflow.missing_mib, int(where[overflow.device]), _homeless(part))
     if problem.rule == "strict":
-        placed = most_tiers(problem, strict=True)
-        homeless = [tier.name for tier, home in zip(problem.tiers, placed, strict=True) if not home]
-        if homeless:
-            problem_of = "the kernel utilizations of one instance of every tier cannot be packed; without "
-            error = _strict(
-                problem_of + ", ".join(homeless) + " they can", len(problem.devices), numbers_of(problem)
+        held = most_tiers(part, strict=True)
+        if held.not_all:
+            homeless = [tier.name for tier, home in zip(problem.tiers, held.home, strict=True) if not home]
+            return _strict(
+                "the kernel utilizations of one instance of every tier cannot be packed; without "
+                f"{', '.join(homeless)} they can",
+                problem,
+                homeless,
             )
-            error.details["tiers_without_home"] = homeless
-            return error
     return None
 
 
-def _too_fast(problem: Problem, wanted_rps: float, time_limit_s: float) -> Infeasible:
-    """The goal's rate against the highest that was found."""
-    fastest = replace(problem, goal=Goal())
-    search = direct if len(problem.devices) <= DIRECT_DEVICES else patterns
-    found = search(fastest, 0.5 * time_limit_s)
-    answer = None if found.count is None else finish(fastest, found.count, found.bound, found.status, "")
-    highest = 0.0 if answer is None else answer.rate_rps
-    bound = found.bound if np.isfinite(found.bound) else None
-    surely = bound is not None and bound < wanted_rps
-    more = "" if bound is None else f", and none sustains more than {bound:.1f}"
+def _homeless(problem: Problem) -> list[str]:
+    held = most_tiers(problem, strict=False)
+    return [tier.name for tier, home in zip(problem.tiers, held.home, strict=True) if not home]
+
+
+def _too_large(problem: Problem, missing_mib: int, number: int, homeless: list[str]) -> Infeasible:
+    device = problem.devices[number]
     return Infeasible(
-        f"{wanted_rps:g} rows/s are {'too many' if surely else 'not reached'}: "
-        f"the best placement found sustains {highest:.1f}{more}",
-        f"ask for at most {highest:.1f} rows/s, or add devices",
-        constraint="rate",
-        details={"missing_mib": None, "highest_rps": highest, "bound_rps": bound},
+        f"the {len(problem.tiers)} tiers do not fit together into {len(problem.devices)} device(s): "
+        f"{missing_mib} MiB are missing, most of them on device {number} "
+        f"({device.type}, {device.memory_mib} MiB)"
+        + (f"; without {', '.join(homeless)} the others fit" if homeless else ""),
+        "add memory or devices, cut a tier into smaller stages, or leave a tier out",
+        constraint="memory",
+        details={"missing_mib": missing_mib, "device": number, "tiers_without_home": homeless},
     )

@@ -74,8 +74,8 @@ def assemble(
     wanted = None if goal.rate_rps is None else goal.rate_rps / numbers.scale_rps
     rate = program.columns(1, upper=most_rate * (1.0 + 1e-9)) if wanted is None else None
     keep_up(program, numbers, loads, len(patterns), rate, wanted)
-    _homes(program, numbers, patterns, uses)
-    cost = [(rate, -1.0)] if rate is not None else _cost(numbers, goal, sites, patterns, uses, loads)
+    add_homes_of_faint(program, numbers, patterns, uses)
+    cost = [(rate, -1.0)] if rate is not None else cost_of(numbers, goal, sites, patterns, uses, loads)
     result = program.solve(cost, limit_s, gap)
     return _used(result, uses, rate)
 
@@ -172,7 +172,9 @@ def keep_up(
         program.rows(tiers, [*terms, (np.arange(tiers), rate[0], -reach)], lower=0.0)
 
 
-def _homes(program: Program, numbers: Numbers, patterns: Sequence[Pattern], uses: IntArray) -> None:
+def add_homes_of_faint(
+    program: Program, numbers: Numbers, patterns: Sequence[Pattern], uses: IntArray
+) -> None:
     """Tiers that hardly any row reaches still need a complete chain."""
     if numbers.per_host:
         return  # every pattern has all tiers
@@ -189,7 +191,7 @@ def complete_chains(numbers: Numbers, count: IntArray, tier: int) -> int:
     return total
 
 
-def _cost(
+def cost_of(
     numbers: Numbers,
     goal: Goal,
     sites: Sequence[SiteKind],
@@ -197,6 +199,7 @@ def _cost(
     uses: IntArray,
     loads: Loads,
 ) -> list[tuple[IntArray, FloatArray]]:
+    """What patterns and their loads cost by a goal at a given rate."""
     devices = [prices_of_goal(numbers, goal, sites[p.site])[0] for p in patterns]
     fixed = np.array([float(d @ p.count.any(axis=0)) for d, p in zip(devices, patterns, strict=True)])
     return [(uses, fixed), (loads.column, running_cost(numbers, goal, sites, patterns, loads))]

@@ -7,6 +7,7 @@ own (`sites.py`). Where all patterns of a device can be listed, the best at the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from cascade_tools.planning.placement.patterns.generation import (
     goods_shares,
     ordered,
 )
-from cascade_tools.planning.placement.patterns.pricing import Pricer, pricer, prices_of_goal, restated
+from cascade_tools.planning.placement.patterns.pricing import Column, Pricer, pricer, prices_of_goal, restated
 from cascade_tools.planning.placement.patterns.sites import SiteKind, sites_of
 from cascade_tools.planning.placement.problem import Goal, IntArray, Problem
 from cascade_tools.planning.placement.programs.numbers import Numbers, numbers_of
@@ -48,17 +49,19 @@ def patterns(problem: Problem, time_limit_s: float, others: Sequence[IntArray] =
     """
     numbers = numbers_of(problem)
     sites = sites_of(problem, numbers)
+    goal, free = problem.goal, numbers_of(replace(problem, goal=Goal()))
     # A given rate needs the highest one for nothing but first patterns.
-    quick = 1.0 if problem.goal.rate_rps is None else 0.2
-    fastest = _generated(numbers, Goal(), sites, None, quick * time_limit_s)
-    goal, generated = problem.goal, fastest
-    most = fastest.bound
-    if fastest.mixture.value <= 0.0:
-        return Found(None, most * numbers.scale_rps, "no pattern")
+    quick = 1.0 if goal.rate_rps is None else 0.2
+    generated = _generated(free, Goal(), sites, (), quick * time_limit_s)
+    most = generated.bound
+    if generated.mixture.value <= 0.0:
+        return Found(None, most * free.scale_rps if goal.rate_rps is None else np.nan, "no pattern")
     if goal.rate_rps is not None:
-        if goal.rate_rps > most * numbers.scale_rps * (1.0 + 1e-9):
-            return Found(None, np.inf, "infeasible")
-        generated = _generated(numbers, goal, sites, fastest.pool, time_limit_s)
+        if goal.rate_rps > most * free.scale_rps * (1.0 + 1e-9):
+            return Found(None, np.nan, "infeasible")
+        columns = generated.pool.columns
+        before = [restated(numbers, goal, sites[c.site], c, free.scale_rps) for c in columns]
+        generated = _generated(numbers, goal, sites, before, time_limit_s)
     known = [contents(sites, count)[0] for count in others]
     choice = _choice(numbers, goal, sites, generated, [p for found in known for p in found])
     uses = assemble(numbers, goal, sites, choice, 0.25 * time_limit_s, ASSEMBLY_GAP, most)
@@ -70,23 +73,26 @@ def patterns(problem: Problem, time_limit_s: float, others: Sequence[IntArray] =
 
 
 def _generated(
-    numbers: Numbers, goal: Goal, sites: tuple[SiteKind, ...], before: Pool | None, time_limit_s: float
+    numbers: Numbers,
+    goal: Goal,
+    sites: tuple[SiteKind, ...],
+    before: Sequence[Column],
+    time_limit_s: float,
 ) -> Generated:
-    """The pool for a goal, begun with the patterns of another one, or with those best for one good each."""
+    """The pool for a goal, begun with these patterns, or with those that are best for one good each."""
     pricers = [pricer(numbers, goal, number, site) for number, site in enumerate(sites)]
     effort = Effort(max(0.05, 0.2 * time_limit_s / len(sites) / EXPECTED_ROUNDS), 0.3 * time_limit_s)
     pool = Pool()
-    if before is None:
+    for column in before:
+        pool.add(column, pricers[column.site])
+    if not before:
         # Hosts on their own serve one good, so that their first pattern is their last.
         first_s = effort.last_s / len(sites) if numbers.per_host else effort.quick_s
         for p in pricers:
             for single in np.eye(len(goods_shares(numbers))):
-                column, _ = p.best(single, first_s, FIRST_GAP)
-                if column is not None:
-                    pool.add(column, p)
-    else:
-        for column in before.columns:
-            pool.add(restated(numbers, goal, sites[column.site], column), pricers[column.site])
+                first, _ = p.best(single, first_s, FIRST_GAP)
+                if first is not None:
+                    pool.add(first, p)
     generated = generate(numbers, goal, pricers, pool, effort)
     _spread(generated, pricers, effort)
     return generated

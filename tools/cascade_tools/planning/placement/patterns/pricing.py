@@ -124,8 +124,8 @@ def prices_of_goal(numbers: Numbers, goal: Goal, site: SiteKind) -> tuple[FloatA
     return idle, (numbers.rows_per_busy * numbers.energy_j)[:, site.kind] * numbers.scale_rps
 
 
-def restated(numbers: Numbers, goal: Goal, site: SiteKind, column: Column) -> Column:
-    """A pattern with its cost by another goal."""
+def restated(numbers: Numbers, goal: Goal, site: SiteKind, column: Column, scale_rps: float) -> Column:
+    """A pattern, whose goods are over `scale_rps`, with its goods and cost by another goal."""
     per_device, per_busy = prices_of_goal(numbers, goal, site)
     cost = float(per_device @ column.count.any(axis=0)) + float((per_busy * column.busy).sum())
-    return replace(column, cost=cost)
+    return replace(column, goods=column.goods * (scale_rps / numbers.scale_rps), cost=cost)

@@ -41,3 +41,12 @@ def sites_of(problem: Problem, numbers: Numbers) -> tuple[SiteKind, ...]:
     for members in np.split(order, starts[1:]):
         alike.setdefault(tuple(numbers.kind[members].tolist()), []).append(members)
     return tuple(SiteKind(np.array(kind, np.int64), np.stack(all_)) for kind, all_ in alike.items())
+
+
+def some_of_each(sites: tuple[SiteKind, ...], most_sites: int, most_places: int) -> IntArray:
+    """Devices, ascending, of so many sites of each kind, and in each so many devices of each kind."""
+    taken = []
+    for site in sites:
+        kept = [np.flatnonzero(site.kind == kind)[:most_places] for kind in np.unique(site.kind)]
+        taken.append(site.devices[:most_sites, np.concatenate(kept)].ravel())
+    return np.sort(np.concatenate(taken))

@@ -37,7 +37,7 @@ class Numbers:
         limit: most instances of each tier on one device, inf for any number, [tiers].
         reach: of each tier, [tiers].
         faint: tiers that so few rows reach that a home has to be asked for explicitly, [tiers].
-        scale_rps: a rate that is not exceeded by much.
+        scale_rps: a rate that is not exceeded by much; at most the goal's.
     """
 
     kinds: tuple[Device, ...]
@@ -106,6 +106,8 @@ def numbers_of(problem: Problem) -> Numbers:
     least = np.array([work[tier == i].min(initial=np.inf) for i in range(len(problem.tiers))])
     total = float(np.sum(reach * np.where(np.isfinite(least), least, 0.0)))
     scale = len(problem.devices) / total if total > 0.0 else 1.0
+    if problem.goal.rate_rps is not None:  # beside a much higher rate what is asked for would be rounding
+        scale = min(scale, problem.goal.rate_rps)
     quickest = np.where(able, seconds, np.inf).min(axis=1, initial=np.inf)
     slowest = np.array([quickest[tier == i].min(initial=np.inf) for i in range(len(problem.tiers))])
     return Numbers(
