@@ -173,16 +173,19 @@ class Router:
         thread.process.run(seconds, self._return, thread)
 
     def _return(self, thread: Thread) -> None:
-        ending = thread.ending
-        if ending:
-            thread.ending = []
-        self._answers.returned(ending, self._settle(ending))
-        process = thread.process
-        self._free.append(process)
+        rows = self._settle(thread.ending)
         if thread.handed:
             handed, thread.handed = thread.handed, []
             for group in handed:
-                self._hand_off(process, group)
+                self._hand_off(thread.process, group)
+        self._answers.take(rows, self._taken, thread)
+
+    def _taken(self, thread: Thread) -> None:
+        """Triton has the answers, and may run `execute` again."""
+        if thread.ending:
+            ending, thread.ending = thread.ending, []
+            self._answers.leave(ending, sum([batch.counts[path] for batch, path in ending]))
+        self._free.append(thread.process)
         self.wake()
 
     # --- the pool
@@ -206,10 +209,12 @@ class Router:
             process.idle.append(thread)
 
     def _sent(self, thread: Thread) -> None:
-        """Late answers have been sent."""
+        """Late answers are on their way."""
+        self._answers.take_late(self._settle([(thread.batch, thread.node.ending)]), self._taken_late, thread)
+
+    def _taken_late(self, thread: Thread) -> None:
         batch, node = thread.batch, thread.node
-        ending = [(batch, node.ending)]
-        self._answers.late(ending, self._settle(ending))
+        self._answers.leave([(batch, node.ending)], batch.counts[node.ending])
         self._go_on(thread, batch.onward(node))
 
     # --- both
