@@ -78,7 +78,7 @@ class Effort:
     unloaded_s: float
 
 
-FULL = Effort(seconds=10.0, runs=3, capacity_s=6.0, capacity_runs=3, unloaded_s=20.0)
+FULL = Effort(seconds=8.0, runs=3, capacity_s=6.0, capacity_runs=3, unloaded_s=20.0)
 QUICK = Effort(seconds=4.0, runs=3, capacity_s=4.0, capacity_runs=1, unloaded_s=5.0)
 
 
