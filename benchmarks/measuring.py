@@ -219,10 +219,10 @@ def run_once(bench: Bench, name: str, count: int, tiers: dict[str, int]) -> Run:
     perf = bench.tier_rate_rps(tiers[name]) if name in tiers else bench.measure(name, count)
     requests = model_counts(server.grpc_url, [model])[model].requests - requests
     spent_s = sum(server.cpu_seconds().values()) - spent_s
-    return Run(perf, 1000.0 * spent_s / max(1, requests), _stolen_share(times))
+    return Run(perf, 1000.0 * spent_s / max(1, requests), stolen_share(times))
 
 
-def _stolen_share(before: Any) -> float:
+def stolen_share(before: Any) -> float:
     """Share of the cores' time that the host of a virtual machine kept for itself since then."""
     now = psutil.cpu_times()
     whole = sum(now) - sum(before)

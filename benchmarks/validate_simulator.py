@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
+from benchmarks.measuring import stolen_share
 from benchmarks.plan_swap import swap_plan
 from benchmarks.validation.pairs import QUICK_RATES, RATES, Pair, arrivals, gear_plans, write_trace
 from benchmarks.validation.table import markdown, verdict_of
@@ -64,6 +66,8 @@ CLIENTS = 32
 OVERLOAD = 1.5
 SEED = 3
 POLICIES = ("giant", "cascade", "cheap")  # of `gear_plans`
+CALM_HOST = 0.03  # of the cores' time, taken away by the host
+SPARE_RUNS = 30
 MOST_ENDED = 5  # a host that stands still for a second ends Triton's Python backend
 
 
@@ -80,6 +84,13 @@ class Effort:
 
 FULL = Effort(seconds=8.0, runs=3, capacity_s=6.0, capacity_runs=3, unloaded_s=20.0)
 QUICK = Effort(seconds=4.0, runs=3, capacity_s=4.0, capacity_runs=1, unloaded_s=5.0)
+
+
+@dataclass
+class Spare:
+    """Runs that may be made again because the host took the cores away."""
+
+    left: int
 
 
 class Bench:
@@ -152,7 +163,7 @@ def served(work: Workspace) -> Iterator[Bench]:
 
 
 def run_pair(
-    bench: Bench, pair: Pair, capacity_rps: float, slo_ms: float, effort: Effort, trace: Path
+    bench: Bench, pair: Pair, capacity_rps: float, slo_ms: float, effort: Effort, trace: Path, spare: Spare
 ) -> tuple[Verdict, dict[str, Any]]:
     """One pair, simulated once and measured some times."""
     arrival_s = arrivals(pair.kind, pair.rate_share * capacity_rps, effort.seconds, trace)
@@ -160,7 +171,7 @@ def run_pair(
     begin_s = time.perf_counter()
     simulated = figures_of(bench.simulate(pair.policy, arrival_s), slo_ms, tiers)
     wall_s = time.perf_counter() - begin_s
-    runs = [bench.measure(arrival_s) for _ in range(effort.runs)]
+    runs, stolen = _measured(bench, arrival_s, effort.runs, spare)
     figures = [figures_of(run.outcomes, slo_ms, tiers) for run in runs]
     lagged = sum(not run.lateness.valid for run in runs)
     verdict = judge(simulated, figures, pair.rate_share, lagged)
@@ -172,6 +183,7 @@ def run_pair(
         "missed": list(verdict.missed),
         "unsteady": list(verdict.unsteady),
         "lagged_runs": lagged,
+        "stolen_share": max(stolen),
         "requests": len(arrival_s),
         "rate_rps": len(arrival_s) / effort.seconds,
         "lateness_p99_ms": max(run.lateness.p99_ms for run in runs),
@@ -184,9 +196,31 @@ def run_pair(
     return verdict, row
 
 
+def _measured(
+    bench: Bench, arrival_s: FloatArray, count: int, spare: Spare
+) -> tuple[list[Replayed], list[float]]:
+    """So many runs, and the share of the cores that the host took away meanwhile.
+
+    A run from which it took too much says nothing of the server: then there is one more, up to as many again
+    while there are spare ones, and those with the least count.
+    """
+    found: list[tuple[float, int, Replayed]] = []
+    while len(found) < count or (
+        len(found) < 2 * count
+        and spare.left > 0
+        and sum(stolen <= CALM_HOST for stolen, _, _ in found) < count
+    ):
+        spare.left -= len(found) >= count
+        before = psutil.cpu_times()
+        run = bench.measure(arrival_s)
+        found.append((stolen_share(before), len(found), run))
+    best = sorted(found, key=lambda entry: entry[:2])[:count]
+    return [run for _, _, run in best], [stolen for stolen, _, _ in best]
+
+
 HEADING = (
     f"{'pair':22} {'answers/s':>11} {'goodput':>11} {'p50 ms':>13} {'p95 ms':>15} {'shares':>6}  "
-    "spread of the runs     verdict"
+    "spread of the runs     stolen verdict"
 )
 
 
@@ -206,7 +240,7 @@ def line(pair: Pair, verdict: Verdict, row: dict[str, Any]) -> str:
         for name in FIGURES
     )
     figures = "{:>11} {:>11} {:>13} {:>15}".format(*numbers)
-    return f"{pair.name:22} {figures} {verdict.error['shares']:6.3f}  {spread:22} {verdict_of(row)}"
+    return f"{pair.name:22} {figures} {verdict.error['shares']:6.3f}  {spread:22} {row['stolen_share']:6.0%} {verdict_of(row)}"
 
 
 def main() -> None:
@@ -253,6 +287,7 @@ class Run:
         self.capacity: dict[str, float] = {}
         self.slo_ms = 0.0
         self.begun_again = 0
+        self._spare = Spare(SPARE_RUNS)
 
     def add(self, bench: Bench, pair: Pair, trace: Path) -> str:
         """Measure and simulate one pair, before the first of its policy the capacity; return its line."""
@@ -264,7 +299,7 @@ class Run:
         if pair.policy not in self.capacity:
             self.capacity[pair.policy] = bench.capacity_rps(self._effort)
         capacity_rps = self.capacity[pair.policy]
-        verdict, row = run_pair(bench, pair, capacity_rps, self.slo_ms, self._effort, trace)
+        verdict, row = run_pair(bench, pair, capacity_rps, self.slo_ms, self._effort, trace, self._spare)
         self.rows.append(row)
         content = {
             "machine": machine(),

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 HEADING = (
-    "| pair | answers/s | goodput | p50 ms | p95 ms | shares off by | spread of the runs | |\n"
-    "|---|---|---|---|---|---|---|---|"
+    "| pair | answers/s | goodput | p50 ms | p95 ms | shares off by | spread of the runs | stolen | |\n"
+    "|---|---|---|---|---|---|---|--:|---|"
 )
 FORMS = {"throughput_rps": ".0f", "goodput": ".3f", "p50_ms": ".1f", "p95_ms": ".1f"}
 
@@ -36,6 +36,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
             ],
             f"{off:.3f}",
             ", ".join(f"{spread[name]:{'.3f' if name == 'goodput' else '.0%'}}" for name in FORMS),
+            f"{row['stolen_share']:.0%}",
             verdict_of(row),
         ]
         lines.append(f"| {' | '.join(cells)} |")
