@@ -240,7 +240,8 @@ def line(pair: Pair, verdict: Verdict, row: dict[str, Any]) -> str:
         for name in FIGURES
     )
     figures = "{:>11} {:>11} {:>13} {:>15}".format(*numbers)
-    return f"{pair.name:22} {figures} {verdict.error['shares']:6.3f}  {spread:22} {row['stolen_share']:6.0%} {verdict_of(row)}"
+    shares, stolen = verdict.error["shares"], row["stolen_share"]
+    return f"{pair.name:22} {figures} {shares:6.3f}  {spread:22} {stolen:6.0%} {verdict_of(row)}"
 
 
 def main() -> None:

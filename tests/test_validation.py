@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import validate_simulator
 from benchmarks.validation.pairs import arrivals, write_trace
 from benchmarks.validation.table import markdown
 from benchmarks.validation.verdict import FIGURES, Figures, figures_of, judge
@@ -85,7 +86,7 @@ def test_arrivals_have_the_rate_that_was_asked_for(kind: str, tmp_path: Path) ->
 
 def test_the_table_says_what_became_of_every_pair() -> None:
     row = {f"{name}_{side}": getattr(REAL, name) for name in FIGURES for side in ("simulated", "measured")}
-    row |= {"shares_measured": (0.58, 0.42), "spread": dict.fromkeys(FIGURES, 0.01)}
+    row |= {"shares_measured": (0.58, 0.42), "spread": dict.fromkeys(FIGURES, 0.01), "stolen_share": 0.02}
     found = [
         markdown(
             [{**row, "pair": "giant poisson 20%", "lagged_runs": 0, "unsteady": [], "missed": [], **more}]
@@ -96,3 +97,36 @@ def test_the_table_says_what_became_of_every_pair() -> None:
     assert all("| 0.020 |" in table for table in found)
     ends = ("| within |", "| misses shares |", "| not counted: p95_ms spread |", "generator lagged |")
     assert all(table.endswith(end) for table, end in zip(found, ends, strict=True))
+
+
+class Runs:
+    """Stands for the server: each run loses so much of its time to the host."""
+
+    def __init__(self, stolen: list[float]) -> None:
+        self.stolen = stolen
+        self.made = 0
+
+    def measure(self, _: object) -> int:
+        self.made += 1
+        return self.made - 1
+
+
+@pytest.mark.parametrize(
+    ("stolen", "spare", "kept"),
+    [
+        ([0.0, 0.01, 0.02], 9, [0, 1, 2]),
+        ([0.4, 0.0, 0.01, 0.5, 0.02], 9, [1, 2, 4]),
+        ([0.4, 0.3, 0.2, 0.1, 0.5, 0.6], 9, [3, 2, 1]),  # twice as many, and then the calmest
+        ([0.4, 0.3, 0.2, 0.1], 1, [3, 2, 1]),
+    ],
+)
+def test_runs_from_which_the_host_took_cores_are_made_again(
+    monkeypatch: pytest.MonkeyPatch, stolen: list[float], spare: int, kept: list[int]
+) -> None:
+    bench = Runs(stolen)
+    monkeypatch.setattr(validate_simulator, "stolen_share", lambda _: stolen[bench.made - 1])
+    left = validate_simulator.Spare(spare)
+    runs, shares = validate_simulator._measured(bench, np.zeros(1), 3, left)  # type: ignore[arg-type]
+    assert list(map(int, runs)) == kept  # type: ignore[arg-type]
+    assert shares == [stolen[number] for number in kept]
+    assert bench.made == len(stolen) and left.left == spare - (len(stolen) - 3)
