@@ -14,8 +14,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cascade_tools.artifacts import PlacedDevice, PlacedInstances, Placement
+from cascade_tools.artifacts import PlacedDevice, PlacedInstances, Placement, Taken
 from cascade_tools.errors import CheckFailed
+from cascade_tools.planning.placement.balance import balance
 from cascade_tools.planning.placement.baselines.baselines import baselines
 from cascade_tools.planning.placement.ceiling import ceiling_rps
 from cascade_tools.planning.placement.problem import Goal, IntArray, Problem, Solution
@@ -121,6 +122,7 @@ def placement_of(
         rule=problem.rule,
         closure=problem.closure,
         rate_rps=solution.rate_rps,
+        could_rps=max(solution.rate_rps, 0.0 if highest else balance(problem, solution.count)[0]),
         bound_rps=max(bound_rps, solution.rate_rps),
         gap=replace(solution, bound=bound).gap,
         status=solution.status,
@@ -130,6 +132,7 @@ def placement_of(
         bound=bound,
         giant_only_rps=None if found.giant_alone is None else found.giant_alone.rate_rps,
         baselines={name: None if one is None else one.rate_rps for name, one in found.simple.items()},
+        baselines_take={} if highest else {name: _taken(one) for name, one in found.simple.items()},
         batch=_batches(problem, solution),
         energy_j=energy_per_row(problem, solution),
         giant_energy_j=None if found.giant_alone is None else energy_per_row(problem, found.giant_alone),
@@ -137,6 +140,10 @@ def placement_of(
         instances=instances_of(problem, solution),
         losses=what_is_left(problem, solution, skips=skips),
     )
+
+
+def _taken(one: Solution | None) -> Taken | None:
+    return None if one is None else Taken(devices=int((one.count.sum(axis=0) > 0).sum()), value=one.value)
 
 
 def energy_per_row(problem: Problem, solution: Solution) -> float | None:
