@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from cascade_tools.errors import Infeasible
 from cascade_tools.planning.placement.problem import Device, Problem, TierLoad, Variant
 from cascade_tools.planning.placement.solve import solve
-from cascade_tools.stages.placed import planned, solver_output_on_stderr
+from cascade_tools.stages.placed import planned
+from cascade_tools.stages.solver_output import solver_output_on_stderr
 
 
 def tier(
@@ -76,3 +78,17 @@ def test_what_the_solver_prints_does_not_reach_stdout(capfd: pytest.CaptureFixtu
     printed = capfd.readouterr()
     assert printed.out == "before\nafter\n"
     assert printed.err == "from C, still in its buffer"
+
+
+def test_what_the_solver_says_of_its_functions_reaches_nobody_unless_it_fails(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    trace, trouble = "HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();\n", "trouble\n"
+    with solver_output_on_stderr():
+        os.write(2, trace.encode() + trouble.encode())
+        os.write(1, trace.encode())
+    assert capfd.readouterr() == ("", trouble)
+    with pytest.raises(ValueError), solver_output_on_stderr():
+        os.write(2, trace.encode())
+        raise ValueError
+    assert capfd.readouterr() == ("", trace)

@@ -143,7 +143,10 @@ def test_a_replan_that_fails_leaves_all_as_it_was(copied: Workspace, report: Rep
 def test_what_cannot_be_watched_is_one_message(copied: Workspace, tmp_path: Path) -> None:
     folder, build = copied.cascade.folder, copied.build.parent
     nobody = "http://127.0.0.1:9/metrics"
-    assert_refused(call("watch", folder, "--build-dir", build, "--url", nobody), 1, nobody, "--metrics-url")
+    # Not the exit code of an alarm.
+    assert_refused(call("watch", folder, "--build-dir", build, "--url", nobody), 4, nobody, ":8002/metrics")
+    assert_refused(call("watch", folder, "--build-dir", build, "--url", "127.0.0.1:9"), 4, nobody)
+    assert_refused(call("watch", folder, "--url", "ftp://127.0.0.1"), 2, "127.0.0.1:8002")
     assert_refused(
         call("watch", folder, "--build-dir", tmp_path / "none"), 2, "gear_plan.json: missing", "gears"
     )

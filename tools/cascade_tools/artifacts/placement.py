@@ -95,8 +95,8 @@ class Placement(Artifact):
         minimise: what is least at a given rate; None for the highest rate.
         value: what the goal counts: rows/s, GPUs in use, or watts; None in files of older plans.
         bound: proven: no placement does better.
-        could_rps: that the instances could sustain: `rate_rps`, or more where the goal gives that; None in files
-            of older plans.
+        could_rps: that the instances could sustain: `rate_rps`, or more where the goal gives that; None in
+            files of older plans.
         giant_only_rps: rate of the last tier alone on all these devices; None where it does not fit.
         baselines: rows/s of simpler ways to place, by name; None where there is none.
         baselines_take: what these take, by name, where the goal gives a rate; None for one that does not

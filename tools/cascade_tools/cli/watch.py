@@ -28,7 +28,10 @@ def register(app: typer.Typer) -> None:
 def watch(
     folder: Folder,
     url: Annotated[
-        str, typer.Option("--url", "--metrics-url", help="Triton's metrics page; else that of `serve`.")
+        str,
+        typer.Option(
+            "--url", "--metrics-url", help="Triton's metrics page, or its host:port; else that of `serve`."
+        ),
     ] = METRICS_URL,
     every: Annotated[float, typer.Option(help="Length of a window in seconds.", min=0.2)] = 1.0,
     for_s: Annotated[
@@ -46,7 +49,8 @@ def watch(
     build_dir: BuildDir = BUILD,
     as_json: AsJson = False,
 ) -> None:
-    """Hold a served cascade's rates, compute times and utilization against the plan; 1 after an alarm."""
+    """Hold a served cascade's rates, compute times and utilization against the plan; 1 after an alarm, 4 without a server."""
+    from cascade_tools.serving.metrics_page import page_address
     from cascade_tools.stages.pipeline import plan_is_fresh
     from cascade_tools.stages.progress import stderr_reporter
     from cascade_tools.stages.watch import Watcher
@@ -55,6 +59,7 @@ def watch(
         raise UsageError("--once, --for: give one of them")
     if not 0.0 < false_alarm_rate < 0.5:
         raise UsageError(f"--false-alarm-rate {false_alarm_rate:g}: must be above 0 and below 0.5")
+    url = page_address(url)
     work, report = open_workspace(folder, build_dir), stderr_reporter()
     if not plan_is_fresh(work):
         show_warning(f"the plan is behind what it was made from; run `{work.command('run')}` first")

@@ -193,8 +193,8 @@ class ProblemFile(Strict):
                     continue
                 if kind not in types:
                     raise ValueError(
-                        f"tiers.{number}.time_ms: names device type {kind!r}, and no device is of that type: they "
-                        f"are {', '.join(map(repr, types))}"
+                        f"tiers.{number}.time_ms: names device type {kind!r}, and no device is of that type: "
+                        f"they are {', '.join(map(repr, types))}"
                     )
                 raise ValueError(
                     f"tiers.{number}.utilization: has nothing for device type {kind!r}, which time_ms has"

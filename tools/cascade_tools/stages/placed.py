@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, isfinite
 from time import perf_counter
@@ -23,6 +19,7 @@ from cascade_tools.planning.placement.problem import Goal, IntArray, Problem, So
 from cascade_tools.planning.placement.solve import solve
 from cascade_tools.planning.placement.verify import verify
 from cascade_tools.stages.lost import what_is_left
+from cascade_tools.stages.solver_output import solver_output_on_stderr
 
 TIME_LIMIT_S = 20.0
 WHOLE = 1e-6
@@ -81,20 +78,6 @@ def planned(problem: Problem, wanted: IntArray | None = None, *, keep_giant: boo
     if wrong:
         raise CheckFailed("the placement does not hold: " + "; ".join(wrong))
     return Planned(problem, solution, simple, giant_alone, seconds)
-
-
-@contextmanager
-def solver_output_on_stderr() -> Iterator[None]:
-    """HiGHS prints some of its troubles on file descriptor 1, which belongs to our own results."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        ctypes.CDLL(None).fflush(None)  # a pipe gets what C has buffered only then
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def placement_of(

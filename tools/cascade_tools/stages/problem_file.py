@@ -33,7 +33,7 @@ def place_problem(path: Path) -> tuple[Placement, Planned]:
 def notes_of(content: ProblemFile) -> tuple[str, ...]:
     """What is taken for 0, or does nothing, in words."""
     notes = [
-        f"tiers.{number}.stage_overhead: {stages} is no number of `stages` of tier {tier.name!r}; it does nothing"
+        f"tiers.{number}.stage_overhead: {stages} is no number of `stages` of {tier.name!r}; it does nothing"
         for number, tier in enumerate(content.tiers)
         for stages in tier.stage_overhead
         if stages not in tier.stages
@@ -41,7 +41,8 @@ def notes_of(content: ProblemFile) -> tuple[str, ...]:
     without = [number for number, group in enumerate(content.devices) if group.idle_w is None]
     if content.objective is not None and content.objective.minimise == "energy" and without:
         notes.append(
-            f"devices.{', devices.'.join(map(str, without))}: no `idle_w`, so what they draw idle counts as 0 W"
+            f"devices.{', devices.'.join(map(str, without))}: no `idle_w`, so what they draw idle counts as "
+            "0 W"
         )
     return tuple(notes)
 

@@ -40,7 +40,7 @@ class Watcher:
 
     Raises:
         ArtifactError: the plan is not there.
-        CascadeError: the page cannot be read, or is of another server.
+        EnvironmentLacks: the page cannot be read, or is of another server.
     """
 
     def __init__(
