@@ -93,6 +93,8 @@ def test_traffic_that_was_not_planned_is_told_and_planned_for(
     assert quiet.code == 0, quiet.err
     assert quiet.content["alarms"] == []
     assert quiet.content["rates"]["mean_rps"] == 0.0
+    assert "nothing arrived" in quiet.out
+    assert "as planned" not in quiet.out
 
     with traffic(own, rows):
         told = call(*arguments, *quick)
@@ -100,13 +102,14 @@ def test_traffic_that_was_not_planned_is_told_and_planned_for(
         assert "rates" in told.content["alarms"]
         assert told.content["rates"]["above"] >= told.content["rates"]["alarm_at"]
         assert "ALARM rates: up to" in told.out
-        assert told.content["applied"] is False
+        assert (told.content["applied"], told.content["why_not_applied"]) == (False, "--apply was not given")
+        assert set(told.content["alarm_times"]) == set(told.content["alarms"])
         assert planned.load(GEARS_FILE, GearPlan, "gears").rates == PlannedRates(
             edges_rps=(0.0, PLANNED_RPS), shares=(1.0,), source="histogram"
         )
         applied = call(*arguments, *quick, "--apply")
         assert applied.code == 1, applied.err
-        assert applied.content["applied"] is True
+        assert (applied.content["applied"], applied.content["why_not_applied"]) == (True, None)
     new = planned.load(GEARS_FILE, GearPlan, "gears")
     assert new.rates is not None
     assert new.rates.source == "measured"

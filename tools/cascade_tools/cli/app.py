@@ -65,10 +65,9 @@ def main() -> None:
     except CascadeError as error:
         _show(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt as error:
-        terminated = isinstance(error)
-        Console(stderr=True).print("terminated" if terminated else "interrupted")
-        sys.exit(TERMINATED if terminated else INTERRUPTED)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted")
+        sys.exit(INTERRUPTED)
 
 
 def _show(error: CascadeError) -> None:

@@ -48,7 +48,7 @@ def replay(
     build_dir: BuildDir = BUILD,
     as_json: AsJson = False,
 ) -> None:
-    """Send rows at the times of a trace, open loop; goodput, accuracy, energy, latency, gears; 1 if not valid."""
+    """Send rows at the times of a trace, open loop; goodput, accuracy, energy, latency; 1 if not valid."""
     from cascade_tools.report.replay_page import write_replay
     from cascade_tools.stages.progress import stderr_reporter
     from cascade_tools.stages.replay import replay_trace
@@ -76,8 +76,8 @@ def _warn(report: ReplayReport) -> None:
     """Before the figures, and once more behind them: whoever reads the last lines only sees it, too."""
     show_warning(
         f"not valid: the generator lagged (p99 {report.lateness.p99_ms:.2f} ms, allowed "
-        f"{report.lateness.allowed_ms:.2f} ms), so the figures may be its own; quieten the machine or send from "
-        "another one"
+        f"{report.lateness.allowed_ms:.2f} ms), so the figures may be its own; quieten the machine or send "
+        "from another one"
     )
 
 

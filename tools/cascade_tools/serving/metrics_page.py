@@ -48,7 +48,7 @@ def read_page(url: str) -> str:
     except (OSError, ValueError) as error:
         raise EnvironmentLacks(
             f"{url}: cannot be read: {error}",
-            f"does the server run? Its metrics page has a port of its own, such as {EXAMPLE} (`serve` shows it)",
+            f"does the server run? Its metrics have their own port, such as {EXAMPLE} (`serve` shows it)",
         ) from None
 
 
