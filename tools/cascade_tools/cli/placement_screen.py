@@ -157,6 +157,9 @@ def _losses(made: Placement) -> list[str]:
         _wrapped(f"    {label:{width}}  {left}", " " * (width + 6))
         for label, (_, left) in zip(labels, same, strict=True)
     ]
+    alone = [lost for lost in shown if lost.what == "host" and lost.homeless and lost.rate_rps]
+    if made.closure == "pool" and alone:
+        blocks.append(["    `closure: host` keeps every tier in each host in use"])
     return lines + _first(blocks, MOST_LOSS_LINES, "of them")
 
 
