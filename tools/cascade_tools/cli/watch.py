@@ -169,12 +169,12 @@ def _why_not_applied(watcher: Watcher, called: Called, apply: bool) -> str | Non
     """Why the gears were not planned anew; None where they were."""
     if watcher.replans:
         return None
-    if not apply:
-        return "--apply was not given"
     if not called:
         return "no alarm"
     if "rates" not in called:
         return "the rates are as planned, and other gears do not mend the rest: place or profile again"
+    if not apply:
+        return "--apply was not given"
     if watcher.windows < watcher.replan_windows:
         return f"{watcher.windows} windows are too few to plan for, at least {watcher.replan_windows} are"
     return "the rates are as planned again, or could not be planned for"
