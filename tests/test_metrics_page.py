@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from cascade_tools.errors import CascadeError
+from cascade_tools.errors import CascadeError, EnvironmentLacks, UsageError
 from cascade_tools.machine.meters import NoMeter
-from cascade_tools.serving.metrics_page import samples
+from cascade_tools.serving.metrics_page import page_address, read_page, samples
 from cascade_tools.serving.triton_energy import TritonEnergy, look_for_triton_meter
 
 # The lines are tritonserver's.
@@ -50,6 +50,33 @@ def page() -> Iterator[ThreadingHTTPServer]:
 def show(page: ThreadingHTTPServer, text: str) -> str:
     page.text = text  # type: ignore[attr-defined]
     return f"http://127.0.0.1:{page.server_address[1]}/metrics"
+
+
+@pytest.mark.parametrize(
+    ("given", "page"),
+    [
+        ("127.0.0.1:8002", "http://127.0.0.1:8002/metrics"),
+        ("[::1]:8002", "http://[::1]:8002/metrics"),
+        ("http://triton:8002", "http://triton:8002/metrics"),
+        ("http://triton:8002/", "http://triton:8002/metrics"),
+        ("https://triton/inner/metrics", "https://triton/inner/metrics"),
+    ],
+)
+def test_a_page_may_be_given_as_host_and_port(given: str, page: str) -> None:
+    assert page_address(given) == page
+
+
+@pytest.mark.parametrize("given", ["8002", "triton", "file:///etc/passwd", "http://", "http://a:99999/", ""])
+def test_what_is_no_address_is_told_with_one_that_is(given: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        page_address(given)
+    assert "http://127.0.0.1:8002/metrics" in caught.value.hint
+
+
+def test_a_page_that_nobody_serves_is_no_failed_check() -> None:
+    with pytest.raises(EnvironmentLacks) as caught:
+        read_page("http://127.0.0.1:9/metrics")
+    assert caught.value.exit_code == 4
 
 
 def test_joules_of_all_gpus_are_summed(page: ThreadingHTTPServer) -> None:

@@ -104,6 +104,11 @@ MISTAKES: dict[str, tuple[Json, str]] = {
         "tiers.0.time_ms: tier 'only' runs on no device",
     ),
     "a name twice": (at(vit(), "tiers", 1, "name", value="tiny"), "tiers: the name 'tiny' is given twice"),
+    "stages that are no list": (one(stages=4), "tiers.0.stages: must be a list of numbers of stages"),
+    "times of a type that no device has": (
+        at(vit(), "tiers", 3, "time_ms", "B", value=1.0),
+        "tiers.3.time_ms: names device type 'B', and no device is of that type: they are 'A'",
+    ),
     "no number of stages": (one(stages=[]), "tiers.0.stages: must be"),
     "stages twice": (one(stages=[2, 2]), "tiers.0.stages: must be"),
     "no stages": (one(stages=[0]), "tiers.0.stages.0:"),
@@ -134,6 +139,14 @@ def test_a_mistake_is_one_message_that_names_the_field(tmp_path: Path, mistake: 
     assert f"problem.yaml: {words.partition(':')[0]}" in caught.value.message or words in caught.value.message
     assert words in caught.value.message
     assert "\n" not in caught.value.message, "one message"
+    assert "docs/placement.md" in caught.value.hint
+
+
+@pytest.mark.parametrize(("text", "words"), [("", "is empty"), ("- 1", "found a list"), ("four", "'four'")])
+def test_a_file_without_fields_is_told_in_words(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        load_problem(written(tmp_path, text))
+    assert caught.value.hint
 
 
 def test_numbers_that_yaml_takes_for_texts_are_numbers(tmp_path: Path) -> None:

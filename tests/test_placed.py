@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,8 @@ from cascade_tools.planning.placement.baselines import baselines
 from cascade_tools.planning.placement.baselines.full_lp import full_lp
 from cascade_tools.planning.placement.problem import Device, Goal, IntArray, Problem, TierLoad, Variant
 from cascade_tools.planning.placement.solve import solve
-from cascade_tools.stages.placed import planned, solver_output_on_stderr
+from cascade_tools.stages.placed import planned
+from cascade_tools.stages.solver_output import solver_output_on_stderr
 
 
 def tier(
@@ -93,3 +95,17 @@ def test_what_the_solver_prints_does_not_reach_stdout(capfd: pytest.CaptureFixtu
     printed = capfd.readouterr()
     assert printed.out == "before\nafter\n"
     assert printed.err == "from C, still in its buffer"
+
+
+def test_what_the_solver_says_of_its_functions_reaches_nobody_unless_it_fails(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    trace, trouble = "HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();\n", "trouble\n"
+    with solver_output_on_stderr():
+        os.write(2, trace.encode() + trouble.encode())
+        os.write(1, trace.encode())
+    assert capfd.readouterr() == ("", trouble)
+    with pytest.raises(ValueError), solver_output_on_stderr():
+        os.write(2, trace.encode())
+        raise ValueError
+    assert capfd.readouterr() == ("", trace)

@@ -222,3 +222,15 @@ def test_it_says_when_the_router_binds_and_what_is_not_counted() -> None:
     assert "The router binds: its processes take at most 1,000 rows/s" in binds
     assert "serving.router_instances" in binds
     assert "Note: nothing is known of it" in binds
+
+
+def test_where_a_lost_host_takes_a_tier_along_the_other_closure_is_named() -> None:
+    devices = tuple(device.model_copy(update={"host": k}) for k, device in enumerate(trio().devices))
+    lost = Lost(what="host", which=(2,), rate_rps=500.0, homeless=("giant",))
+
+    def text(**changes: object) -> str:
+        return " ".join(placement_screen(trio(devices=devices, **changes)))
+
+    assert "`closure: host` keeps every tier" in text(losses=(lost,))
+    assert "closure: host" not in text(losses=(lost,), closure="host")
+    assert "closure: host" not in text(losses=(lost.model_copy(update={"homeless": ()}),))

@@ -24,9 +24,10 @@ from cascade_tools.artifacts import (
 from cascade_tools.cli.arrivals import Load
 from cascade_tools.errors import ArtifactError
 from cascade_tools.planning.simulator.system import Loss, Work
+from cascade_tools.resources import shipped_cascade
 from cascade_tools.stages.simulated import recorded_of, system_of
 from cascade_tools.store import Workspace, save_score_table
-from tests.cli_calls import call
+from tests.cli_calls import assert_refused, call
 from tests.helpers import plan_content, spec_content, write_cascade
 
 DEVICES = """
@@ -149,6 +150,11 @@ def test_the_verb_says_what_is_simulated(work: Workspace) -> None:
     assert found["shares"]["small"] == pytest.approx(share, abs=0.05)
     assert found["asked"]["large"] == pytest.approx((1.0 - share) * found["requests"], rel=0.1)
     assert found["warnings"] == []
+    assert found["energy_figures"] == "measured"
+    answers = found["requests"] - found["refused"] - found["failed"]
+    assert found["dynamic_j_per_answer"] == pytest.approx(found["dynamic_j"] / answers)
+    assert f"simulated from measured figures: {found['dynamic_j']:.1f} J" in done.out
+    assert "J per answer" in done.out
     # Losing one GPU leaves the large tier one instance; losing both leaves it none.
     lost = call(
         *arguments, "--rate", "50", "--seconds", "4", "--lose", "1@1", "--lose", "2@2", "--json"
@@ -178,6 +184,12 @@ def test_the_verb_simulates_the_load_that_replay_sends(work: Workspace) -> None:
     done = call(*arguments, "--window", "1:5", "--seed", 3, "--json")
     assert done.code == 0, done.err
     assert (done.content["requests"], done.content["arrivals"]) == (len(arrival_s), words)
+
+
+def test_a_cascade_without_models_is_told_apart_from_one_without_gears(tmp_path: Path) -> None:
+    folder = shipped_cascade("vit-cluster")
+    done = call("simulate", folder, "--build-dir", tmp_path, "--rate", 5)
+    assert_refused(done, 2, "vit-cluster: has no models", "cascade-tools place")
 
 
 def test_a_missing_artifact_names_the_verb(work: Workspace) -> None:

@@ -19,7 +19,7 @@ from benchmarks.paper.vit import (
 from cascade_tools.errors import Infeasible
 from cascade_tools.planning.placement.problem import Device, Problem, Rule, TierLoad
 from cascade_tools.planning.placement.solve import solve
-from cascade_tools.stages.placed import solver_output_on_stderr
+from cascade_tools.stages.solver_output import solver_output_on_stderr
 
 CAPS_MIB = (2048, 2560, 4096, 8192, 24576)
 QUICK_CAPS_MIB = (2048, 4096)

@@ -24,7 +24,7 @@ from cascade_tools.planning.placement.balance import balance
 from cascade_tools.planning.placement.problem import Device, Problem, Solution
 from cascade_tools.planning.placement.solve import solve
 from cascade_tools.planning.simulator.engine import simulate
-from cascade_tools.stages.placed import solver_output_on_stderr
+from cascade_tools.stages.solver_output import solver_output_on_stderr
 
 GPUS = 8
 MEMORY_MIB = 24576 - RESERVED_MIB

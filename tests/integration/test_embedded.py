@@ -126,12 +126,16 @@ def serving(small: Workspace, tmp_path: Path) -> Iterator[tuple[subprocess.Popen
 
 
 @pytest.mark.parametrize(
-    "signals",
-    [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGINT, signal.SIGTERM]],
+    ("signals", "code"),
+    [
+        ([signal.SIGINT], 130),
+        ([signal.SIGTERM], 143),
+        ([signal.SIGINT, signal.SIGINT, signal.SIGTERM], 130),
+    ],
     ids=["Ctrl-C", "SIGTERM", "impatient"],
 )
 def test_serve_ends_on_a_signal_and_leaves_nothing(
-    serving: tuple[subprocess.Popen[str], int], tmp_path: Path, signals: list[signal.Signals]
+    serving: tuple[subprocess.Popen[str], int], tmp_path: Path, signals: list[signal.Signals], code: int
 ) -> None:
     process, server = serving
     assert group_members(server)
@@ -141,7 +145,7 @@ def test_serve_ends_on_a_signal_and_leaves_nothing(
             os.killpg(process.pid, number)  # a terminal signals the whole group
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.2)
-    assert process.wait(PATIENCE_S) == 130
+    assert process.wait(PATIENCE_S) == code
     assert group_members(server) == []
     assert shared_memory_of(process.pid) == set()
     assert "Traceback" not in (tmp_path / "stderr").read_text()

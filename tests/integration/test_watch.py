@@ -93,6 +93,8 @@ def test_traffic_that_was_not_planned_is_told_and_planned_for(
     assert quiet.code == 0, quiet.err
     assert quiet.content["alarms"] == []
     assert quiet.content["rates"]["mean_rps"] == 0.0
+    assert "nothing arrived" in quiet.out
+    assert "as planned" not in quiet.out
 
     with traffic(own, rows):
         told = call(*arguments, *quick)
@@ -100,13 +102,14 @@ def test_traffic_that_was_not_planned_is_told_and_planned_for(
         assert "rates" in told.content["alarms"]
         assert told.content["rates"]["above"] >= told.content["rates"]["alarm_at"]
         assert "ALARM rates: up to" in told.out
-        assert told.content["applied"] is False
+        assert (told.content["applied"], told.content["why_not_applied"]) == (False, "--apply was not given")
+        assert set(told.content["alarm_times"]) == set(told.content["alarms"])
         assert planned.load(GEARS_FILE, GearPlan, "gears").rates == PlannedRates(
             edges_rps=(0.0, PLANNED_RPS), shares=(1.0,), source="histogram"
         )
         applied = call(*arguments, *quick, "--apply")
         assert applied.code == 1, applied.err
-        assert applied.content["applied"] is True
+        assert (applied.content["applied"], applied.content["why_not_applied"]) == (True, None)
     new = planned.load(GEARS_FILE, GearPlan, "gears")
     assert new.rates is not None
     assert new.rates.source == "measured"
@@ -143,7 +146,10 @@ def test_a_replan_that_fails_leaves_all_as_it_was(copied: Workspace, report: Rep
 def test_what_cannot_be_watched_is_one_message(copied: Workspace, tmp_path: Path) -> None:
     folder, build = copied.cascade.folder, copied.build.parent
     nobody = "http://127.0.0.1:9/metrics"
-    assert_refused(call("watch", folder, "--build-dir", build, "--url", nobody), 1, nobody, "--metrics-url")
+    # Not the exit code of an alarm.
+    assert_refused(call("watch", folder, "--build-dir", build, "--url", nobody), 4, nobody, ":8002/metrics")
+    assert_refused(call("watch", folder, "--build-dir", build, "--url", "127.0.0.1:9"), 4, nobody)
+    assert_refused(call("watch", folder, "--url", "ftp://127.0.0.1"), 2, "127.0.0.1:8002")
     assert_refused(
         call("watch", folder, "--build-dir", tmp_path / "none"), 2, "gear_plan.json: missing", "gears"
     )

@@ -38,7 +38,7 @@ from cascade_tools.artifacts.gear_plan import (
     PlannedService,
     RouterLimits,
 )
-from cascade_tools.artifacts.placement import Lost, PlacedDevice, PlacedInstances, Placement
+from cascade_tools.artifacts.placement import Lost, PlacedDevice, PlacedInstances, Placement, Taken
 from cascade_tools.artifacts.policy import (
     Frontier,
     PolicyTable,
@@ -118,6 +118,7 @@ __all__ = [
     "ServedScore",
     "Signal",
     "Spread",
+    "Taken",
     "TensorRTPlan",
     "TierScore",
     "TimedBy",

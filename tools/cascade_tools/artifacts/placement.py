@@ -74,6 +74,18 @@ class Lost(Value):
     busy_share: tuple[float, ...] = ()
 
 
+class Taken(Value):
+    """What a simpler way to place takes for the goal's rate.
+
+    Attributes:
+        devices: in use.
+        value: what the goal counts, as `Placement.value`.
+    """
+
+    devices: int
+    value: float
+
+
 class Placement(Artifact):
     """Instances per tier, stage and device; verified after solving.
 
@@ -85,8 +97,12 @@ class Placement(Artifact):
         minimise: what is least at a given rate; None for the highest rate.
         value: what the goal counts: rows/s, GPUs in use, or watts; None in files of older plans.
         bound: proven: no placement does better.
+        could_rps: that the instances could sustain: `rate_rps`, or more where the goal gives that; None in
+            files of older plans.
         giant_only_rps: rate of the last tier alone on all these devices; None where it does not fit.
         baselines: rows/s of simpler ways to place, by name; None where there is none.
+        baselines_take: what these take, by name, where the goal gives a rate; None for one that does not
+            sustain it.
         batch: rows of a batch, by tier: of the instances that do most of its work.
         figures: where the times, utilization and memory come from that this is predicted with; the least of
             them counts. `energy_figures` likewise, for the energy.
@@ -109,8 +125,10 @@ class Placement(Artifact):
     minimise: Literal["gpus", "energy"] | None = None
     value: float | None = None
     bound: float | None = None
+    could_rps: float | None = None
     giant_only_rps: float | None
     baselines: dict[str, float | None] = Field(default_factory=dict)
+    baselines_take: dict[str, Taken | None] = Field(default_factory=dict)
     batch: dict[str, int]
     figures: Origin = "measured"
     energy_figures: Origin | None = None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cascade_tools.stages.placed import Planned
 
 EXAMPLE = "cascade-tools place ensembles/digits"
+LEFT_OUT = {"kind", "format", "cascade", "made_from", "devices", "baselines_take"}
 
 
 def register(app: typer.Typer) -> None:
@@ -95,7 +96,7 @@ def _show(made: Placement, seconds: float | None) -> None:
 
 def problem_json(made: Placement, found: Planned) -> dict[str, Any]:
     """The object for machines: all of the placement, and what the search took."""
-    content = made.model_dump(mode="json", exclude={"kind", "format", "cascade", "made_from", "devices"})
+    content = made.model_dump(mode="json", exclude=LEFT_OUT)
     load = [
         {
             "device": number,
@@ -115,7 +116,12 @@ def problem_json(made: Placement, found: Planned) -> dict[str, Any]:
             for entry in content["instances"]
         ],
         "load": load,
-        "baselines": {
-            name: {"rate_rps": rate, "feasible": rate is not None} for name, rate in made.baselines.items()
-        },
+        "baselines": {name: _baseline(made, name) for name in made.baselines},
     }
+
+
+def _baseline(made: Placement, name: str) -> dict[str, Any]:
+    """Its rate; where the goal gives that, what it takes for it."""
+    rate, takes = made.baselines[name], made.baselines_take.get(name)
+    content = {"rate_rps": rate, "feasible": rate is not None}
+    return content if takes is None else {**content, **takes.model_dump(mode="json")}

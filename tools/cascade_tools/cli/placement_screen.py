@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from cascade_tools.artifacts import Lost, PlacedDevice, PlacedInstances, Placement
+from cascade_tools.cli.placement_beside import baseline_lines, figure_of, gain_of, rate_of
 
 WIDTH = 100
 LABEL = 40
@@ -15,12 +16,6 @@ MOST_GROUP_LINES = 15
 MOST_LOSS_LINES = 12
 MIB_PER_GIB = 1024
 BINDS = 1.0 - 1e-6
-BASELINES = {
-    "giant_only": "{giant} alone, without a router",
-    "full_lp": "every tier on every device",
-    "greedy": "greedy pruning (CascadeServe)",
-    "dedicated": "every device for one tier",
-}
 
 
 def placement_screen(made: Placement, seconds: float | None = None) -> list[str]:
@@ -32,7 +27,7 @@ def placement_screen(made: Placement, seconds: float | None = None) -> list[str]
     """
     parts = [
         [*_headline(made, seconds), *_router(made)],
-        _baselines(made),
+        baseline_lines(made),
         _energy(made),
         _groups(made),
         _losses(made),
@@ -46,23 +41,27 @@ def _headline(made: Placement, seconds: float | None) -> list[str]:
     hosts = len({device.host for device in made.devices})
     found = f"{made.status} by {made.method}" + ("" if seconds is None else f" in {seconds:.1f} s")
     name = f"{made.cascade}: " if made.cascade else ""
-    if made.minimise is None:
-        giant = list(made.batch)[-1]
-        times = made.rate_rps / made.giant_only_rps if made.giant_only_rps else 0.0
-        gain = f", {times:.2f}x {giant} alone" if times and len(made.batch) > 1 else ""
-        first = f"{name}{_rate(made.rate_rps)} rows/s sustainable{gain}; at most {_rate(made.bound_rps)}"
-    else:
-        unit = "devices in use" if made.minimise == "gpus" else "W, idle and dynamic"
-        first = (
-            f"{name}{_figure(made.value)} {unit} for {_rate(made.rate_rps)} rows/s, at least "
-            f"{_figure(made.bound)}"
+    first = [
+        f"{name}{rate_of(made.rate_rps)} rows/s sustainable{gain_of(made)}; at most {rate_of(made.bound_rps)}"
+    ]
+    if made.minimise is not None:
+        unit = "devices in use" if made.minimise == "gpus" else "W, idle and dynamic,"
+        could = (
+            ""
+            if made.could_rps is None
+            else f"; these instances could carry {rate_of(made.could_rps)} rows/s"
+        )
+        first = _wrapped(
+            f"{name}{figure_of(made.value)} {unit} for {rate_of(made.rate_rps)} rows/s{gain_of(made)}; "
+            f"at least {figure_of(made.bound)}{could}",
+            "  ",
         )
     hosted = "" if hosts == 1 else f" in {hosts} hosts"
     text = (
         f"  {devices}{hosted}; predicted from {made.figures} figures; rule {made.rule}; "
         f"{found}, gap {made.gap:.2%}"
     )
-    return [first, *_wrapped(text, "  ")]
+    return [*first, *_wrapped(text, "  ")]
 
 
 def _router(made: Placement) -> list[str]:
@@ -70,35 +69,11 @@ def _router(made: Placement) -> list[str]:
     lines = []
     if made.router_rps is not None and made.rate_rps >= made.router_rps * BINDS:
         lines = _wrapped(
-            f"  The router binds: its processes take at most {_rate(made.router_rps)} rows/s, whatever the "
+            f"  The router binds: its processes take at most {rate_of(made.router_rps)} rows/s, whatever the "
             "devices do; raise `serving.router_instances` where the host has cores for it",
             "    ",
         )
     return [*lines, *(line for note in made.notes for line in _wrapped(f"  Note: {note}", "    "))]
-
-
-def _baselines(made: Placement) -> list[str]:
-    giant = list(made.batch)[-1]
-    rows = [("this plan", made.rate_rps), *_named(made, giant)]
-    lines = [f"  {'':34}{'rows/s':>10}   this plan sustains"]
-    for number, (name, rate) in enumerate(rows):
-        if rate is None:
-            lines.append(f"  {name:34}{'-':>10}   (no such placement)")
-            continue
-        times = "" if number == 0 or rate <= 0.0 else f"{made.rate_rps / rate:.2f}x as much"
-        lines.append(f"  {name:34}{_rate(rate):>10}   {times}".rstrip())
-    return lines
-
-
-def _named(made: Placement, giant: str) -> list[tuple[str, float | None]]:
-    """Baselines with their rates; at a given rate only that of the last tier says something."""
-    alone = (BASELINES["giant_only"].format(giant=giant), made.giant_only_rps)
-    if made.minimise is not None:
-        return [alone]
-    others = [(BASELINES[name], rate) for name, rate in made.baselines.items() if name != "giant_only"]
-    if len(made.devices) == 1:
-        others = []  # there is one way to use one device
-    return [alone, *others]
 
 
 def _energy(made: Placement) -> list[str]:
@@ -182,6 +157,9 @@ def _losses(made: Placement) -> list[str]:
         _wrapped(f"    {label:{width}}  {left}", " " * (width + 6))
         for label, (_, left) in zip(labels, same, strict=True)
     ]
+    alone = [lost for lost in shown if lost.what == "host" and lost.homeless and lost.rate_rps]
+    if made.closure == "pool" and alone:
+        blocks.append(["    `closure: host` keeps every tier in each host in use"])
     return lines + _first(blocks, MOST_LOSS_LINES, "of them")
 
 
@@ -205,7 +183,7 @@ def _left(made: Placement, lost: Lost) -> str:
         routes = set(made.batch) <= set(lost.homeless)
         return f"{'-':>10}  " + ("nothing is left that could answer" if routes else "the router runs there")
     share = lost.rate_rps / made.rate_rps if made.rate_rps > 0.0 else 0.0
-    text = f"{_rate(lost.rate_rps):>10}  ({share:.0%})"
+    text = f"{rate_of(lost.rate_rps):>10}  ({share:.0%})"
     if made.minimise is not None:
         text += f", busiest device {100 * (lost.busiest_share or 0.0):.0f} %"
     if lost.homeless:
@@ -250,14 +228,6 @@ def _ranges(numbers: Sequence[int]) -> str:
         else:
             runs.append([number])
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
-
-
-def _rate(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100.0 else f"{value:.3g}"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.4g}"
 
 
 def _wrapped(text: str, indent: str) -> list[str]:

@@ -48,7 +48,7 @@ def replay(
     build_dir: BuildDir = BUILD,
     as_json: AsJson = False,
 ) -> None:
-    """Send rows at the times of a trace, open loop; goodput, accuracy, energy, latency, gears."""
+    """Send rows at the times of a trace, open loop; goodput, accuracy, energy, latency; 1 if not valid."""
     from cascade_tools.report.replay_page import write_replay
     from cascade_tools.stages.progress import stderr_reporter
     from cascade_tools.stages.replay import replay_trace
@@ -61,10 +61,24 @@ def replay(
             work, at.grpc_url, at.metrics_url, at.server, arrival_s, slo_ms, load.seed, stderr_reporter().say
         )
     page = write_replay(out or work.path(OUT_FOLDER), report, words)
+    if not report.valid:
+        _warn(report)
     _show(report, words)
     show_line(f"  {page}")
     if as_json:
         show_json({"arrivals": words, **asdict(report), "page": str(page)})
+    if not report.valid:
+        _warn(report)
+        raise typer.Exit(1)
+
+
+def _warn(report: ReplayReport) -> None:
+    """Before the figures, and once more behind them: whoever reads the last lines only sees it, too."""
+    show_warning(
+        f"not valid: the generator lagged (p99 {report.lateness.p99_ms:.2f} ms, allowed "
+        f"{report.lateness.allowed_ms:.2f} ms), so the figures may be its own; quieten the machine or send "
+        "from another one"
+    )
 
 
 def _show(report: ReplayReport, words: str) -> None:
@@ -107,8 +121,3 @@ def _show(report: ReplayReport, words: str) -> None:
     )
     for error in report.errors:
         show_warning(f"a request failed: {error}")
-    if not report.valid:
-        show_warning(
-            f"not valid: the generator lagged (p99 {report.lateness.p99_ms:.2f} ms, "
-            f"allowed {report.lateness.allowed_ms:.2f} ms); quieten the machine or send from another one"
-        )

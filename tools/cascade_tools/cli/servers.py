@@ -35,13 +35,14 @@ def served(stack: ExitStack, work: Workspace, url: str | None, metrics_url: str 
     from cascade_tools.serving.adopted import adopted_to_serve
     from cascade_tools.serving.embedded import embedded_triton
     from cascade_tools.serving.infer import check_address
+    from cascade_tools.serving.metrics_page import page_address
     from cascade_tools.stages.build_repo import repository_root
     from cascade_tools.stages.pipeline import status
     from cascade_tools.stages.progress import stderr_reporter
 
     if url is not None:
         check_address(url)
-        return Served(url, metrics_url or f"http://{url.rpartition(':')[0]}:{METRICS_PORT}/metrics", None)
+        return Served(url, page_address(metrics_url or f"{url.rpartition(':')[0]}:{METRICS_PORT}"), None)
     if metrics_url is not None:
         raise UsageError("--metrics-url: belongs to --url, the address of a running server")
     repository = repository_root(work, "embedded") / "current"

@@ -103,7 +103,12 @@ def _show(report: SimulationReport, words: str) -> None:
     if report.dynamic_j is None:
         show_line("  energy: not known of every tier")
     else:
-        idle = "idle power not known" if report.idle_j is None else f"and {report.idle_j:.1f} J idle"
-        show_line(f"  energy, simulated: {report.dynamic_j:.1f} J for the batches, {idle}")
+        idle = "idle power not known" if report.idle_j is None else f"{report.idle_j:.1f} J idle"
+        answer = report.dynamic_j_per_answer
+        each = "" if answer is None else f", {answer:.3g} J per answer"
+        show_line(
+            f"  energy, simulated from {report.energy_figures or 'unknown'} figures: "
+            f"{report.dynamic_j:.1f} J for the batches{each}; {idle}"
+        )
     for warning in report.warnings:
         show_warning(warning)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 METRICS_URL = "http://127.0.0.1:8002/metrics"
 ONCE_WINDOWS = 10
+CLOCK = "%H:%M:%S"
+
+Called = dict[str, datetime]
+"""Alarms, in order, and when each was raised first."""
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +33,10 @@ def register(app: typer.Typer) -> None:
 def watch(
     folder: Folder,
     url: Annotated[
-        str, typer.Option("--url", "--metrics-url", help="Triton's metrics page; else that of `serve`.")
+        str,
+        typer.Option(
+            "--url", "--metrics-url", help="Triton's metrics page, or its host:port; else that of `serve`."
+        ),
     ] = METRICS_URL,
     every: Annotated[float, typer.Option(help="Length of a window in seconds.", min=0.2)] = 1.0,
     for_s: Annotated[
@@ -46,7 +54,8 @@ def watch(
     build_dir: BuildDir = BUILD,
     as_json: AsJson = False,
 ) -> None:
-    """Hold a served cascade's rates, compute times and utilization against the plan; 1 after an alarm."""
+    """Hold a served cascade's rates, times and utilization against the plan; 1 after an alarm."""
+    from cascade_tools.serving.metrics_page import page_address
     from cascade_tools.stages.pipeline import plan_is_fresh
     from cascade_tools.stages.progress import stderr_reporter
     from cascade_tools.stages.watch import Watcher
@@ -55,35 +64,36 @@ def watch(
         raise UsageError("--once, --for: give one of them")
     if not 0.0 < false_alarm_rate < 0.5:
         raise UsageError(f"--false-alarm-rate {false_alarm_rate:g}: must be above 0 and below 0.5")
+    url = page_address(url)
     work, report = open_workspace(folder, build_dir), stderr_reporter()
     if not plan_is_fresh(work):
         show_warning(f"the plan is behind what it was made from; run `{work.command('run')}` first")
     watcher = Watcher(work, url, every, memory, false_alarm_rate, target, report)
     count = ONCE_WINDOWS if once else None if for_s is None else max(1, round(for_s / every))
-    called: dict[str, None] = {}  # in order, once each
+    called: Called = {}
     try:
         _watch_on(watcher, count, apply, called)
     except KeyboardInterrupt:
         report.say("  stopped")
     except Infeasible as error:
-        error.details |= _finish(watcher, tuple(called), apply)
+        error.details |= _finish(watcher, called, apply)
         raise
-    found = _finish(watcher, tuple(called), apply)
+    found = _finish(watcher, called, apply)
     if as_json:
         show_json(found)
     raise typer.Exit(1 if called else 0)
 
 
-def _watch_on(watcher: Watcher, count: int | None, apply: bool, called: dict[str, None]) -> None:
+def _watch_on(watcher: Watcher, count: int | None, apply: bool, called: Called) -> None:
     """Show windows and alarms as they come; every alarm joins `called`."""
     told: set[str] = set()  # of the plan that serves now
     for window, findings in watcher.run(count):
         _show_window(window, findings)
         for alarm in findings.alarms:
-            called[alarm] = None
+            called.setdefault(alarm, datetime.now().astimezone())
             if alarm not in told:
                 told.add(alarm)
-                show_line(f"ALARM {_words(alarm, findings)}")
+                show_line(f"{time.strftime(CLOCK)}  ALARM {_words(alarm, findings)}")
         if apply and watcher.may_replan:
             _show_replan(watcher)
             told.clear()
@@ -96,8 +106,7 @@ def _show_window(window: Window, findings: Findings) -> None:
         f" (plan {found.planned:.2f})"
         for found in findings.devices
     )
-    now = time.strftime("%H:%M:%S")
-    show_line(f"{now}  {window.rate_rps:10,.1f} rows/s  gear {gear}{devices}")
+    show_line(f"{time.strftime(CLOCK)}  {window.rate_rps:10,.1f} rows/s  gear {gear}{devices}")
 
 
 def _words(alarm: str, findings: Findings) -> str:
@@ -127,16 +136,18 @@ def _show_replan(watcher: Watcher) -> None:
     show_line(f"applied: {len(limits)} gear(s), up to {', '.join(limits)} rows/s; the router takes them over")
 
 
-def _finish(watcher: Watcher, called: tuple[str, ...], apply: bool) -> dict[str, Any]:
+def _finish(watcher: Watcher, called: Called, apply: bool) -> dict[str, Any]:
     findings = watcher.findings
     found: dict[str, Any] = {
         "alarms": list(called),
+        "alarm_times": {alarm: at.isoformat(timespec="seconds") for alarm, at in called.items()},
         "false_alarm_rate": watcher.false_alarm_rate,
         "rates": None,
         "tiers": [],
         "devices": [],
         "measured": None,
         "applied": watcher.replans > 0,
+        "why_not_applied": _why_not_applied(watcher, called, apply),
     }
     if findings is None:
         show_line("nothing was seen")
@@ -149,15 +160,45 @@ def _finish(watcher: Watcher, called: tuple[str, ...], apply: bool) -> dict[str,
         "devices": [asdict(device) for device in findings.devices],
         "measured": None if measured is None else measured.model_dump(mode="json"),
     }
-    if "rates" in called and not watcher.replans and measured is not None:
-        why = "not applied" if apply else "--apply does it"
-        show_line(
-            f"the gears could be planned for what was measured, up to {measured.edges_rps[-1]:,.0f} rows/s "
-            f"({why})"
-        )
-    elif not called:
-        show_line("all is as planned")
+    for line in _last_words(watcher, findings, called, apply):
+        show_line(line)
     return found
+
+
+def _why_not_applied(watcher: Watcher, called: Called, apply: bool) -> str | None:
+    """Why the gears were not planned anew; None where they were."""
+    if watcher.replans:
+        return None
+    if not called:
+        return "no alarm"
+    if "rates" not in called:
+        return "the rates are as planned, and other gears do not mend the rest: place or profile again"
+    if not apply:
+        return "--apply was not given"
+    if watcher.windows < watcher.replan_windows:
+        return f"{watcher.windows} windows are too few to plan for, at least {watcher.replan_windows} are"
+    return "the rates are as planned again, or could not be planned for"
+
+
+def _last_words(watcher: Watcher, findings: Findings, called: Called, apply: bool) -> list[str]:
+    """What the tables do not say."""
+    lines = [
+        f"{alarm} was raised at {at.strftime(CLOCK)}; the tables above are of the last windows, without it"
+        for alarm, at in called.items()
+        if alarm not in findings.alarms and not watcher.replans
+    ]
+    if findings.rates.largest_rps == 0.0:
+        lines.append("nothing arrived, so nothing is known of rates, times and utilization under load")
+    elif not called:
+        lines.append("all is as planned")
+    measured = watcher.measured()
+    if "rates" in called and not watcher.replans and measured is not None:
+        lines.append(
+            f"the gears could be planned for what was measured, up to {measured.edges_rps[-1]:,.0f} rows/s"
+        )
+    if called and not watcher.replans:
+        lines.append(f"not applied: {_why_not_applied(watcher, called, apply)}")
+    return lines
 
 
 def _show_findings(findings: Findings) -> None:

@@ -38,6 +38,7 @@ EXIT_TIMEOUT_S = 15
 SHARED_MEMORY = Path("/dev/shm")
 LOG_TAIL_LINES = 15
 PR_SET_PDEATHSIG = 1
+TERMINATED = 128 + signal.SIGTERM  # as a shell has it
 
 
 @dataclass(frozen=True)
@@ -268,7 +269,7 @@ def _sigterm_raises() -> Iterator[None]:
         return
 
     def unwind(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+        raise SystemExit(TERMINATED)  # click makes 130 of a KeyboardInterrupt, which is Ctrl-C's
 
     before = signal.signal(signal.SIGTERM, unwind)
     try:

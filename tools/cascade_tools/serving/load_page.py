@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Mapping
 
-from cascade_tools.errors import CascadeError
+from cascade_tools.errors import EnvironmentLacks
 from cascade_tools.planning.watch import Reading, Work
 from cascade_tools.serving.metrics_page import read_page, samples
 
@@ -30,14 +30,14 @@ def read_load(url: str, model: str, tiers: Mapping[str, str]) -> Reading:
     """Read the page now; see `load_of`.
 
     Raises:
-        CascadeError: the page cannot be read, or it is not of a server of this cascade.
+        EnvironmentLacks: the page cannot be read, or it is not of a server of this cascade.
     """
     text = read_page(url)
     at_s = time.monotonic()
     try:
         return load_of(text, model, tiers, at_s)
     except KeyError:
-        raise CascadeError(
+        raise EnvironmentLacks(
             f"{url}: shows no model {model}", "is it the metrics page of the server that serves this cascade?"
         ) from None
 

@@ -4,27 +4,51 @@ from __future__ import annotations
 
 import re
 import urllib.request
+from urllib.parse import urlsplit
 
-from cascade_tools.errors import CascadeError
+from cascade_tools.errors import EnvironmentLacks, UsageError
+from cascade_tools.spec import ADDRESS
 
 TIMEOUT_S = 10.0
+EXAMPLE = "http://127.0.0.1:8002/metrics"
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 ESCAPED = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
+
+
+def page_address(url: str) -> str:
+    """The address of a page, from that or from host:port of the server's metrics.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    whole = f"http://{url}" if ADDRESS.fullmatch(url) else url
+    try:
+        parts = urlsplit(whole)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise UsageError(
+            f"{url}: is no address of a metrics page",
+            f"such as 127.0.0.1:8002 or {EXAMPLE}, as `serve` shows it",
+        )
+    return whole if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}/metrics"
 
 
 def read_page(url: str) -> str:
     """The page as text.
 
     Raises:
-        CascadeError: it cannot be read.
+        EnvironmentLacks: it cannot be read.
     """
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as page:
             text: str = page.read().decode()
             return text
     except (OSError, ValueError) as error:
-        raise CascadeError(
-            f"{url}: cannot be read: {error}", "give the address of Triton's metrics as --metrics-url"
+        raise EnvironmentLacks(
+            f"{url}: cannot be read: {error}",
+            f"does the server run? Its metrics have their own port, such as {EXAMPLE} (`serve` shows it)",
         ) from None
 
 

@@ -54,6 +54,12 @@ def _whole_keys(value: Any) -> Any:
     return dict(zip(keys, value.values(), strict=True))
 
 
+def _list_of_stages(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise ValueError("must be a list of numbers of stages, such as [1, 4]")
+    return value
+
+
 Label = Annotated[str, BeforeValidator(_label)]
 Positive = Annotated[float, BeforeValidator(_number), Field(gt=0.0, allow_inf_nan=False)]
 Amount = Annotated[float, BeforeValidator(_number), Field(ge=0.0, allow_inf_nan=False)]
@@ -91,7 +97,11 @@ class ProblemTier(Strict):
     time_ms: ByType
     utilization: Annotated[dict[Label, Share], Field(min_length=1)]
     energy_j: dict[Label, Amount] = Field(default_factory=dict)
-    stages: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST_STAGES)], ...], Field(strict=False)] = (1,)
+    stages: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=MOST_STAGES)], ...],
+        BeforeValidator(_list_of_stages),
+        Field(strict=False),
+    ] = (1,)
     stage_overhead: Annotated[dict[int, Amount], BeforeValidator(_whole_keys)] = Field(default_factory=dict)
 
     @field_validator("stages")
@@ -100,17 +110,6 @@ class ProblemTier(Strict):
         if not stages or len(set(stages)) < len(stages):
             raise ValueError("must be at least one number of stages, none of them twice")
         return stages
-
-    @model_validator(mode="after")
-    def _times_have_a_utilization(self) -> ProblemTier:
-        for kind in self.time_ms:
-            if kind not in self.utilization:
-                raise ValueError(f"utilization: has nothing for device type {kind!r}, which time_ms has")
-        for field in ("utilization", "energy_j"):
-            stray = [kind for kind in getattr(self, field) if kind not in self.time_ms]
-            if stray:
-                raise ValueError(f"{field}: names device type {stray[0]!r}, which time_ms has not")
-        return self
 
 
 class ProblemDevices(Strict):
@@ -121,7 +120,7 @@ class ProblemDevices(Strict):
         memory_mib: of one.
         reserved_mib: of one, that the plan leaves alone.
         per_host: how many are in one host; without it they are in one, with all others without it.
-        idle_w: what one that is used draws while it has nothing to do.
+        idle_w: what one that is used draws while it has nothing to do; None counts as 0.
     """
 
     type: Label
@@ -129,7 +128,7 @@ class ProblemDevices(Strict):
     memory_mib: Annotated[float, BeforeValidator(_number), Field(gt=0.0, allow_inf_nan=False)]
     reserved_mib: Amount = 0.0
     per_host: int | None = Field(default=None, ge=1)
-    idle_w: Amount = 0.0
+    idle_w: Amount | None = None
 
     @model_validator(mode="after")
     def _something_is_left(self) -> ProblemDevices:
@@ -183,6 +182,29 @@ class ProblemFile(Strict):
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise ValueError(f"tiers: the name {twice[0]!r} is given twice")
+        return self
+
+    @model_validator(mode="after")
+    def _mappings_agree(self) -> ProblemFile:
+        types = list(dict.fromkeys(group.type for group in self.devices))
+        for number, tier in enumerate(self.tiers):
+            for kind in tier.time_ms:
+                if kind in tier.utilization:
+                    continue
+                if kind not in types:
+                    raise ValueError(
+                        f"tiers.{number}.time_ms: names device type {kind!r}, and no device is of that type: "
+                        f"they are {', '.join(map(repr, types))}"
+                    )
+                raise ValueError(
+                    f"tiers.{number}.utilization: has nothing for device type {kind!r}, which time_ms has"
+                )
+            for field in ("utilization", "energy_j"):
+                stray = [kind for kind in getattr(tier, field) if kind not in tier.time_ms]
+                if stray:
+                    raise ValueError(
+                        f"tiers.{number}.{field}: names device type {stray[0]!r}, which time_ms has not"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ def read_spec(
     Args:
         kind: what it must be.
         path: where it is.
-        hint: what to do where it is missing.
+        hint: what to do where it is missing or wrong.
 
     Raises:
         UsageError: missing, not YAML, or with wrong or unknown fields; all are named.
@@ -37,9 +37,12 @@ def read_spec(
         content: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: not valid YAML: {error}") from None
+    if content is None:
+        raise UsageError(f"{path}: is empty", hint)
     if not isinstance(content, dict):
-        raise UsageError(f"{path}: must be a mapping of fields, found {type(content).__name__}")
+        found = "a list" if isinstance(content, list) else f"only {str(content)[:40]!r}"
+        raise UsageError(f"{path}: must be a mapping of fields (`name: value`), found {found}", hint)
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise UsageError(f"{path}: {describe(error)}") from None
+        raise UsageError(f"{path}: {describe(error)}", hint) from None

@@ -29,10 +29,10 @@ from cascade_tools.stages.fallback_routes import policies_without
 from cascade_tools.stages.gear_question import gear_question, rates_of
 from cascade_tools.stages.ladder import ladder_of, limits_of
 from cascade_tools.stages.place import PLACEMENT_FILE
-from cascade_tools.stages.placed import solver_output_on_stderr
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.stages.search import POLICY_FILE
+from cascade_tools.stages.solver_output import solver_output_on_stderr
 from cascade_tools.stages.sustained import placed_counts, sustained_by
 from cascade_tools.stages.tier_loads import partitions_of, problem_of
 from cascade_tools.store import Workspace, load_score_table, readable_disk_errors

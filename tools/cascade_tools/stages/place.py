@@ -58,11 +58,13 @@ def place(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
 
 def _with_router(made: Placement, asking: Asking) -> Placement:
     """With what the router takes at most, and what is not counted of it."""
-    bound_rps = made.bound_rps
+    update: dict[str, object] = {
+        "router_rps": asking.router_rps,
+        "notes": (*made.notes, *((asking.note,) if asking.note else ())),
+    }
     if asking.router_rps is not None:
-        bound_rps = max(made.rate_rps, min(bound_rps, asking.router_rps))
-    notes = (asking.note,) if asking.note else ()
-    update = {"bound_rps": bound_rps, "router_rps": asking.router_rps, "notes": notes}
+        update["bound_rps"] = max(made.rate_rps, min(made.bound_rps, asking.router_rps))
+        update["could_rps"] = max(made.rate_rps, min(made.could_rps or 0.0, asking.router_rps))
     return made.model_copy(update=update)
 
 

@@ -13,8 +13,9 @@ from cascade_tools.planning.placement.problem import Goal, Solution
 from cascade_tools.planning.placement.verify import verify
 from cascade_tools.spec import SPEC_FILE
 from cascade_tools.stages.gear_question import gear_question
-from cascade_tools.stages.placed import Planned, solver_output_on_stderr
+from cascade_tools.stages.placed import Planned
 from cascade_tools.stages.progress import Reporter
+from cascade_tools.stages.solver_output import solver_output_on_stderr
 from cascade_tools.store import Workspace
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from time import perf_counter
@@ -14,8 +10,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cascade_tools.artifacts import PlacedDevice, PlacedInstances, Placement
+from cascade_tools.artifacts import PlacedDevice, PlacedInstances, Placement, Taken
 from cascade_tools.errors import CheckFailed
+from cascade_tools.planning.placement.balance import balance
 from cascade_tools.planning.placement.baselines.baselines import baselines, giant_alone
 from cascade_tools.planning.placement.ceiling import ceiling_rps
 from cascade_tools.planning.placement.losses import ReachWithout
@@ -23,6 +20,7 @@ from cascade_tools.planning.placement.problem import Goal, IntArray, Problem, So
 from cascade_tools.planning.placement.solve import solve
 from cascade_tools.planning.placement.verify import verify
 from cascade_tools.stages.lost import what_is_left
+from cascade_tools.stages.solver_output import solver_output_on_stderr
 
 TIME_LIMIT_S = 20.0
 
@@ -83,20 +81,6 @@ def planned(problem: Problem, wanted: IntArray | None = None, *, keep_giant: boo
     return Planned(problem, solution, simple, alone, seconds)
 
 
-@contextmanager
-def solver_output_on_stderr() -> Iterator[None]:
-    """HiGHS prints some of its troubles on file descriptor 1, which belongs to our own results."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        ctypes.CDLL(None).fflush(None)  # a pipe gets what C has buffered only then
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
 def placement_of(
     found: Planned,
     devices: Sequence[Named],
@@ -127,6 +111,7 @@ def placement_of(
         rule=problem.rule,
         closure=problem.closure,
         rate_rps=solution.rate_rps,
+        could_rps=max(solution.rate_rps, 0.0 if highest else balance(problem, solution.count)[0]),
         bound_rps=max(bound_rps, solution.rate_rps),
         gap=replace(solution, bound=bound).gap,
         status=solution.status,
@@ -136,6 +121,7 @@ def placement_of(
         bound=bound,
         giant_only_rps=None if found.giant_alone is None else found.giant_alone.rate_rps,
         baselines={name: None if one is None else one.rate_rps for name, one in found.simple.items()},
+        baselines_take={} if highest else {name: _taken(one) for name, one in found.simple.items()},
         batch=_batches(problem, solution),
         energy_j=energy_per_row(problem, solution),
         giant_energy_j=None if found.giant_alone is None else energy_per_row(problem, found.giant_alone),
@@ -143,6 +129,10 @@ def placement_of(
         instances=instances_of(problem, solution),
         losses=what_is_left(problem, solution, skips=skips, without=without),
     )
+
+
+def _taken(one: Solution | None) -> Taken | None:
+    return None if one is None else Taken(devices=int((one.count.sum(axis=0) > 0).sum()), value=one.value)
 
 
 def energy_per_row(problem: Problem, solution: Solution) -> float | None:

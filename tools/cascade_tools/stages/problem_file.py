@@ -26,7 +26,25 @@ def place_problem(path: Path) -> tuple[Placement, Planned]:
     names = [Named("gpu", int(group.memory_mib)) for group in content.devices for _ in range(group.count)]
     made = placement_of(found, names, "", {})
     energy = None if made.energy_j is None else "given"
-    return made.model_copy(update={"figures": "given", "energy_figures": energy}), found
+    update = {"figures": "given", "energy_figures": energy, "notes": notes_of(content)}
+    return made.model_copy(update=update), found
+
+
+def notes_of(content: ProblemFile) -> tuple[str, ...]:
+    """What is taken for 0, or does nothing, in words."""
+    notes = [
+        f"tiers.{number}.stage_overhead: {stages} is no number of `stages` of {tier.name!r}; it does nothing"
+        for number, tier in enumerate(content.tiers)
+        for stages in tier.stage_overhead
+        if stages not in tier.stages
+    ]
+    without = [number for number, group in enumerate(content.devices) if group.idle_w is None]
+    if content.objective is not None and content.objective.minimise == "energy" and without:
+        notes.append(
+            f"devices.{', devices.'.join(map(str, without))}: no `idle_w`, so what they draw idle counts as "
+            "0 W"
+        )
+    return tuple(notes)
 
 
 def problem_from(content: ProblemFile) -> Problem:
@@ -43,7 +61,12 @@ def problem_from(content: ProblemFile) -> Problem:
             for tier in content.tiers
         ),
         devices=tuple(
-            Device(group.type, int(group.memory_mib - group.reserved_mib + ROUNDING_MIB), host, group.idle_w)
+            Device(
+                group.type,
+                int(group.memory_mib - group.reserved_mib + ROUNDING_MIB),
+                host,
+                group.idle_w or 0.0,
+            )
             for group, host in zip(single, hosts, strict=True)
         ),
         rule=content.rule,

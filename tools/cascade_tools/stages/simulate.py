@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cascade_tools.artifacts import GearPlan
+from cascade_tools.artifacts import Origin
+from cascade_tools.errors import UsageError
 from cascade_tools.planning.outcomes import FloatArray
 from cascade_tools.planning.simulator.engine import simulate
 from cascade_tools.planning.simulator.result import Simulated
 from cascade_tools.planning.simulator.system import Loss, System
+from cascade_tools.stages.place import ORIGINS
 from cascade_tools.stages.planned_slo import slo_of
-from cascade_tools.stages.simulated import load_planned, make_system, recorded_of, with_losses
+from cascade_tools.stages.simulated import Planned, load_planned, make_system, recorded_of, with_losses
 from cascade_tools.store import Workspace
 
 NO_ROUTER_COSTS = "the profile does not know what router and front end cost, so they cost nothing here"
@@ -35,6 +37,8 @@ class SimulationReport:
         gear_timeline: since when (s) which gear.
         busy_share: by device.
         dynamic_j: energy of the batches, None where it is not known; `idle_j` what the devices draw anyway.
+        dynamic_j_per_answer: likewise, over the answers.
+        energy_figures: where the profile has the energy of the placed tiers from; the least of them counts.
     """
 
     cascade: str
@@ -59,6 +63,8 @@ class SimulationReport:
     gear_timeline: list[tuple[float, str]]
     busy_share: dict[str, float]
     dynamic_j: float | None
+    dynamic_j_per_answer: float | None
+    energy_figures: Origin | None
     idle_j: float | None
     energy_j: float | None
     warnings: list[str]
@@ -84,8 +90,13 @@ def simulate_load(
 
     Raises:
         ArtifactError: a stage has not run.
-        UsageError: a loss names no device, or the router's.
+        UsageError: the cascade has no models; a loss names no device, or the router's.
     """
+    if not work.cascade.has_models:
+        raise UsageError(
+            f"{work.cascade.name}: has no models, so there are no rows to simulate and no gears",
+            f"`{work.command('place')}` says what it sustains, and what is left without each device",
+        )
     planned = load_planned(work)
     recorded = recorded_of(work)
     system = with_losses(make_system(planned, client_here), losses)
@@ -93,13 +104,14 @@ def simulate_load(
     found = simulate(system, arrival_s, rows, recorded)
     warnings = [NO_ROUTER_COSTS] if planned.profile.router is None else []
     warnings += [NO_HOP] if planned.profile.hop is None else []
-    return _report(planned.plan, system, found, slo_of(planned.plan, slo_ms), warnings)
+    return _report(planned, system, found, slo_of(planned.plan, slo_ms), warnings)
 
 
 def _report(
-    plan: GearPlan, system: System, found: Simulated, slo: tuple[float, str], warnings: list[str]
+    planned: Planned, system: System, found: Simulated, slo: tuple[float, str], warnings: list[str]
 ) -> SimulationReport:
-    outcomes = found.outcomes
+    plan, outcomes = planned.plan, found.outcomes
+    answered = int(outcomes.answered.sum())
     tiers = [tier.name for tier in system.tiers]
     gears = [str(number) for number in range(len(plan.gears))] + [
         f"without {' '.join(entry.without)}" for entry in plan.fallbacks for _ in entry.gears
@@ -134,10 +146,24 @@ def _report(
             )
         },
         dynamic_j=found.dynamic_j,
+        dynamic_j_per_answer=None if found.dynamic_j is None or not answered else found.dynamic_j / answered,
+        energy_figures=None if found.dynamic_j is None else _energy_figures(planned),
         idle_j=found.idle_j,
         energy_j=found.energy_j,
         warnings=warnings,
     )
+
+
+def _energy_figures(planned: Planned) -> Origin | None:
+    """The least origin of what is known of the energy of the placed tiers."""
+    devices = planned.placement.devices
+    there = {(placed.tier, devices[placed.device].type) for placed in planned.placement.instances}
+    origins = {
+        point.energy_origin
+        for point in planned.profile.points
+        if (point.tier, point.device) in there and point.energy_origin is not None
+    }
+    return max(origins, key=ORIGINS.index, default=None)
 
 
 def _known(value: float) -> float | None:

@@ -40,7 +40,7 @@ class Watcher:
 
     Raises:
         ArtifactError: the plan is not there.
-        CascadeError: the page cannot be read, or is of another server.
+        EnvironmentLacks: the page cannot be read, or is of another server.
     """
 
     def __init__(
@@ -80,6 +80,16 @@ class Watcher:
         """The rates have left the plan, and enough was seen to plan for."""
         seen = self.findings is not None and self.findings.rates.left
         return seen and len(self._watch.rates_rps) >= REPLAN_WINDOWS
+
+    @property
+    def windows(self) -> int:
+        """That were seen since the plan."""
+        return len(self._watch.rates_rps)
+
+    @property
+    def replan_windows(self) -> int:
+        """That have to be seen before a plan is made for them."""
+        return REPLAN_WINDOWS
 
     def measured(self) -> Histogram | None:
         """The rates that were seen, as a distribution to plan for; None without traffic."""
