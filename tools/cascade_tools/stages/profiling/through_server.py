@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cascade_tools.machine.stolen import stretch_since_now
 from cascade_tools.models.usercode import Rows
 from cascade_tools.serving.tier_load import Target, load_tier
 from cascade_tools.serving.tier_server import TierServer
@@ -79,11 +80,14 @@ def measure_batch(sweep: Sweep, model: str, batch: int, instances: int) -> Runs:
     server = sweep.server
     target = Target(server.url, model, instances, sweep.program)
     cpu_before_s, before = server.cpu_s(model), model_counts(server.url, [model])[model]
+    stretch = stretch_since_now()
     with sweep.metering.spent() as spent:
         load = load_tier(target, draw(sweep.rows, batch))
     cpu_s, after = server.cpu_s(model) - cpu_before_s, model_counts(server.url, [model])[model]
     computed_ms = after.compute_ms - before.compute_ms
-    busy_share = min(1.0, 1000.0 * cpu_s / computed_ms)
+    # What the host takes away lengthens the times and not the CPU time: without it an instance that computes
+    # all the time would seem to leave room for others.
+    busy_share = min(1.0, 1000.0 * cpu_s * stretch() / computed_ms)
     once = load.once
     # Energy is counted over all runs, repeated ones included, and goes by compute time.
     joules_per_ms = spent.per(computed_ms)
