@@ -42,26 +42,30 @@ class Answers:
 
     def take(self, rows: int, then: Call, argument: Any) -> None:
         """Triton takes what `execute` returns, with so many answers."""
-        seconds = self._batch_s + self._request_s * rows
-        self._spend(seconds, seconds, then, argument)
+        self._spend(self._batch_s + self._request_s * rows, then, argument)
 
     def take_late(self, rows: int, then: Call, argument: Any) -> None:
         """Triton takes late answers."""
-        seconds = self._late_s * rows
-        self._spend(seconds, seconds, then, argument)
+        self._spend(self._late_s * rows, then, argument)
 
     def leave(self, ending: Endings, rows: int) -> None:
         """The client has its answers, so many."""
         seconds = self._group_s + self._answer_s * (rows + 1) / 2.0
-        self._spend(seconds, (self._group_s + self._answer_s * rows) * self._here, self._end, ending)
+        if self._here and self._device is not None and seconds > 0.0:
+            cores = (self._group_s + self._answer_s * rows) / seconds
+            self._device.start(seconds, self._core * cores, self._end, ending)
+        else:
+            ended_s, at_s = self._ended_s, self._clock.now + seconds
+            for batch, path in ending:
+                ended_s[batch.base + path] = at_s
 
-    def _spend(self, seconds: float, cpu_s: float, then: Call, argument: Any) -> None:
+    def _spend(self, seconds: float, then: Call, argument: Any) -> None:
         if seconds <= 0.0:
             then(argument)
-        elif self._device is None or not cpu_s:
+        elif self._device is None:
             self._clock.at(self._clock.now + seconds, then, argument)
         else:
-            self._device.start(seconds, self._core * cpu_s / seconds, then, argument)
+            self._device.start(seconds, self._core, then, argument)
 
     def _end(self, ending: Endings) -> None:
         now, ended_s = self._clock.now, self._ended_s

@@ -25,6 +25,7 @@ class Device:
 
     __slots__ = (
         "_clock",
+        "_end_free_call",
         "_ending",
         "_free",
         "_load",
@@ -39,6 +40,7 @@ class Device:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._end_free_call = self._end_free  # made once: there is one for nearly every event
         self._load = 0.0
         # Work that ends when it would alone, by number: end, utilization, what follows.
         self._free: dict[int, tuple[float, float, Call, Any]] = {}
@@ -62,7 +64,7 @@ class Device:
             self._load = load
             end_s = clock.now + seconds
             self._free[number] = (end_s, utilization, then, argument)
-            heappush(clock.events, (end_s, number, self._end_free, number))
+            heappush(clock.events, (end_s, number, self._end_free_call, number))
             return
         self._share()
         heappush(self._work, (self._virtual_s + seconds, number, utilization, then, argument))

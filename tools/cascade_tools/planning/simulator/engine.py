@@ -7,7 +7,10 @@ What happens is told by `router.py` (admission, gears, threads), `model.py` (Tri
 
 from __future__ import annotations
 
+import gc
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -46,7 +49,20 @@ def simulate(system: System, arrival_s: FloatArray, rows: IntArray, recorded: Re
         ValueError: the arguments do not fit together; the message names the field.
     """
     check(system, arrival_s, rows, recorded)
-    return _Run(system, arrival_s, rows, recorded).run()
+    with _no_collector():
+        return _Run(system, arrival_s, rows, recorded).run()
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Millions of events and no cycles among them: looking for some takes a tenth of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 class _Run:

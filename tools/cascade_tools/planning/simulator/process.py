@@ -26,13 +26,14 @@ class Process:
         tasks: groups that wait for one.
     """
 
-    __slots__ = ("_busy", "_clock", "_core", "_device", "_turns", "execute", "idle", "tasks")
+    __slots__ = ("_busy", "_clock", "_core", "_device", "_end_call", "_turns", "execute", "idle", "tasks")
 
     def __init__(self, clock: Clock, device: Device | None, core: float, threads: int) -> None:
         self._clock = clock
         self._device = device
         self._core = core
         self._busy = False
+        self._end_call = self._end
         self._turns: deque[tuple[float, Call, Any]] = deque()
         self.execute = Thread(self, execute=True)
         self.idle = [Thread(self, execute=False) for _ in range(threads)]
@@ -44,15 +45,18 @@ class Process:
             then(argument)
         elif self._busy:
             self._turns.append((seconds, then, argument))
-        else:
+        elif self._device is None:
             self._begin(seconds, then, argument)
+        else:
+            self._busy = True
+            self._device.start(seconds, self._core, self._end_call, (then, argument))
 
     def _begin(self, seconds: float, then: Call, argument: Any) -> None:
         self._busy = True
         if self._device is None:
             self._clock.at(self._clock.now + seconds, self._end, (then, argument))
         else:
-            self._device.start(seconds, self._core, self._end, (then, argument))
+            self._device.start(seconds, self._core, self._end_call, (then, argument))
 
     def _end(self, what: tuple[Call, Any]) -> None:
         if self._turns:
