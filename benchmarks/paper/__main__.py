@@ -15,6 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from benchmarks.measuring import stolen_share
 from benchmarks.paper import EXPERIMENTS
 from benchmarks.paper.finding import Experiment, Finding
 from benchmarks.paper.page import page, picture_name
@@ -42,7 +45,9 @@ def wanted(text: str | None) -> list[Experiment]:
     return [known[number] for number in dict.fromkeys(numbers)]
 
 
-def entry(experiment: Experiment, finding: Finding, seconds: float, quick: bool) -> dict[str, Any]:
+def entry(
+    experiment: Experiment, finding: Finding, seconds: float, stolen: float, quick: bool
+) -> dict[str, Any]:
     """One experiment for the JSON file."""
     return {
         "title": experiment.title,
@@ -52,6 +57,7 @@ def entry(experiment: Experiment, finding: Finding, seconds: float, quick: bool)
         "tables": [table.content() for table in finding.tables],
         "pictures": sorted(finding.pictures),
         "seconds": round(seconds, 1),
+        "stolen_share": round(stolen, 3),
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
         "quick": quick,
@@ -75,10 +81,10 @@ def run(chosen: list[Experiment], setting: Setting, quick: bool) -> None:
     known = read(out)
     for experiment in chosen:
         setting.say(f"{experiment.number}. {experiment.title}")
-        start = time.perf_counter()
+        start, before = time.perf_counter(), psutil.cpu_times()
         finding = experiment.run(setting)
-        seconds = time.perf_counter() - start
-        known[str(experiment.number)] = entry(experiment, finding, seconds, quick)
+        seconds, stolen = time.perf_counter() - start, stolen_share(before)
+        known[str(experiment.number)] = entry(experiment, finding, seconds, stolen, quick)
         for name, picture in finding.pictures.items():
             write_atomically(docs / picture_name(experiment.number, name), picture.encode())
         known = {str(e.number): known[str(e.number)] for e in EXPERIMENTS if str(e.number) in known}

@@ -52,7 +52,8 @@ def section(experiment: Experiment, entry: dict[str, Any]) -> str:
     brief = " A quick run: not to be read." if entry["quick"] else ""
     lines += [
         f"{entry['date']}, {told['cores']} cores, {told['processor']}; `python -m benchmarks.paper --only "
-        f"{experiment.number}`, {entry['seconds']:.0f} s.{brief}",
+        f"{experiment.number}`, {entry['seconds']:.0f} s; the host took {entry['stolen_share']:.0%} of the "
+        f"cores away meanwhile.{brief}",
         "",
     ]
     return "\n".join(lines)

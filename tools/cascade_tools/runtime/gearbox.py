@@ -5,6 +5,7 @@ Takes time as an argument and does no I/O, so that it can be replayed.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 
@@ -23,6 +24,7 @@ class GearBox:
 
     def __init__(self, up_to_rps: Sequence[float], alpha: float, window_ms: float) -> None:
         self._up_to_rps = tuple(up_to_rps)
+        self._fastest = len(self._up_to_rps) - 1
         self._alpha = alpha
         self._window_s = window_ms / 1000.0
         self._window_start: float | None = None
@@ -48,10 +50,10 @@ class GearBox:
                 self.gear = wanted
             self._window_start = now
             self._arrivals = 0
-        else:
+        elif self.gear < self._fastest:
             self.gear = max(self.gear, self._gear_of(self._arrivals / self._window_s))
         self._arrivals += arrivals
         return self.gear
 
     def _gear_of(self, rate_rps: float) -> int:
-        return next(i for i, limit in enumerate(self._up_to_rps) if rate_rps <= limit)
+        return bisect_left(self._up_to_rps, rate_rps)

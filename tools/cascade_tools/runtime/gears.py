@@ -17,9 +17,8 @@ class Gear(NamedTuple):
 
 
 class _Set(NamedTuple):
-    gears: tuple[GearInfo, ...]
+    gears: tuple[Gear, ...]
     box: GearBox
-    is_fallback: bool
 
 
 class Gears:
@@ -32,14 +31,13 @@ class Gears:
 
     def observe(self, now: float, arrivals: int, queue: int, broken: frozenset[str]) -> Gear:
         """Take in what arrived, as `GearBox.observe` does, and choose; `broken` tiers cannot be asked."""
-        chosen = self._choose(broken)
-        number = chosen.box.observe(now, arrivals, queue)
-        return Gear(chosen.gears[number], number, chosen.is_fallback)
+        chosen = self._choose(broken) if broken else self._main
+        return chosen.gears[chosen.box.observe(now, arrivals, queue)]
 
     def current(self, broken: frozenset[str]) -> Gear:
         """The gear of the last choice."""
         chosen = self._choose(broken)
-        return Gear(chosen.gears[chosen.box.gear], chosen.box.gear, chosen.is_fallback)
+        return chosen.gears[chosen.box.gear]
 
     def _choose(self, broken: frozenset[str]) -> _Set:
         fallback = self._plan.fallback(broken) if broken else None
@@ -52,4 +50,4 @@ class Gears:
 
     def _make_set(self, gears: tuple[GearInfo, ...], *, is_fallback: bool) -> _Set:
         box = GearBox([gear.up_to_rps for gear in gears], self._plan.alpha, self._plan.window_ms)
-        return _Set(gears, box, is_fallback)
+        return _Set(tuple(Gear(info, number, is_fallback) for number, info in enumerate(gears)), box)

@@ -14,6 +14,7 @@ from cascade_tools.planning.simulator.clock import Call, Clock
 
 SLACK = 1e-9  # sums of shares are not exact
 ROOM = 1.0 + SLACK
+Piece = tuple[float, int, float, Call, Any]  # of work: its end, number and utilization, and what follows
 
 
 class Device:
@@ -42,10 +43,10 @@ class Device:
         self._clock = clock
         self._end_free_call = self._end_free  # made once: there is one for nearly every event
         self._load = 0.0
-        # Work that ends when it would alone, by number: end, utilization, what follows.
-        self._free: dict[int, tuple[float, float, Call, Any]] = {}
+        # Work that ends when it would alone, by number.
+        self._free: dict[int, Piece] = {}
         # Else all of it is here, as a heap by its end in virtual time, which was `_virtual_s` at `_since_s`.
-        self._work: list[tuple[float, int, float, Call, Any]] = []
+        self._work: list[Piece] = []
         self._virtual_s = 0.0
         self._since_s = 0.0
         self._rate = 1.0
@@ -63,8 +64,8 @@ class Device:
         if load <= ROOM and not self._work:
             self._load = load
             end_s = clock.now + seconds
-            self._free[number] = (end_s, utilization, then, argument)
-            heappush(clock.events, (end_s, number, self._end_free_call, number))
+            self._free[number] = piece = (end_s, number, utilization, then, argument)
+            heappush(clock.events, (end_s, number, self._end_free_call, piece))
             return
         self._share()
         heappush(self._work, (self._virtual_s + seconds, number, utilization, then, argument))
@@ -90,7 +91,7 @@ class Device:
             self._virtual_s += (now - self._since_s) * self._rate
         elif self._free:
             self._virtual_s = now
-            self._work = [(end_s, number, *rest) for number, (end_s, *rest) in self._free.items()]
+            self._work = list(self._free.values())
             heapify(self._work)
             self._free.clear()
         else:
@@ -110,11 +111,11 @@ class Device:
             left_s = (end_s - self._virtual_s) / self._rate
             self._clock.at(self._since_s + max(0.0, left_s), self._end_shared, self._plan_number)
 
-    def _end_free(self, number: int) -> None:
-        work = self._free.pop(number, None)
-        if work is not None:  # else it is shared work now
-            self._load = self._load - work[1] if self._free else 0.0
-            work[2](work[3])
+    def _end_free(self, piece: Piece) -> None:
+        free = self._free
+        if free.pop(piece[1], None) is not None:  # else it is shared work now
+            self._load = self._load - piece[2] if free else 0.0
+            piece[3](piece[4])
 
     def _end_shared(self, plan_number: int) -> None:
         if plan_number != self._plan_number or not self._top[0]:  # something came or went: it ends elsewhen

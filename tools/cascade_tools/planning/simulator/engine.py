@@ -79,7 +79,7 @@ class _Run:
         self._ledger = Ledger(ladder, recorded, rows, every)
         self._models = [self._stages(tier) for tier in system.tiers]
         costs = system.router
-        device = None if costs.device is None else self._devices[costs.device]
+        device = Device(self._clock) if costs.device is None else self._devices[costs.device]
         self._front = Front(self._clock, arrival_s.tolist(), lambda: self._router.wake())
         self._tiers = [
             self._tier(tier, models) for tier, models in zip(system.tiers, self._models, strict=True)
@@ -147,7 +147,7 @@ class _Run:
             local_s=[0.0, *(service.time_ms / 1000.0).tolist()],
             local_j=[0.0, *energy.tolist()],
             ask_s=tier.ask_ms / 1000.0,
-            ask_cpu_s=tier.ask_cpu_ms / 1000.0,
+            ask_core=tier.ask_cpu_ms / tier.ask_ms * self._system.router.core if tier.ask_ms > 0.0 else 0.0,
             planned_s=planned_ms / 1000.0,
             further_row_s=tier.further_row_ms / 1000.0,
         )

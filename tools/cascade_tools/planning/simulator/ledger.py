@@ -75,8 +75,10 @@ class Ledger:
         number = self._gear_number[id(gear.info)]
         paths, table, of_requests = self._find(number, broken, NONE, UNANSWERED)
         ends = self._span_end
-        parts = [of_requests[ends[span - 1] if span else 0 : ends[span]] for span in spans]
-        batch = self._add(paths, table, parts[0] if len(parts) == 1 else b"".join(parts), number)
+        taken = b""
+        for span in spans:
+            taken += of_requests[ends[span - 1] if span else 0 : ends[span]]
+        batch = self._add(paths, table, taken, number)
         for span in spans:
             self._span_batch[span] = batch.number
         return batch

@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any
 
 from cascade_tools.planning.simulator.batch import Group
-from cascade_tools.planning.simulator.clock import Call, Clock
+from cascade_tools.planning.simulator.clock import Call
 from cascade_tools.planning.simulator.device import Device
 from cascade_tools.planning.simulator.thread import Thread
 
@@ -15,8 +15,7 @@ class Process:
     """One instance of the router.
 
     Args:
-        clock: of the simulation.
-        device: of its CPU time, None where that is counted nowhere.
+        device: of its CPU time.
         core: share of the device that one core is.
         threads: of its pool.
 
@@ -26,10 +25,23 @@ class Process:
         tasks: groups that wait for one.
     """
 
-    __slots__ = ("_busy", "_clock", "_core", "_device", "_end_call", "_turns", "execute", "idle", "tasks")
+    __slots__ = (
+        "_argument",
+        "_busy",
+        "_core",
+        "_device",
+        "_end_call",
+        "_then",
+        "_turns",
+        "execute",
+        "idle",
+        "tasks",
+    )
 
-    def __init__(self, clock: Clock, device: Device | None, core: float, threads: int) -> None:
-        self._clock = clock
+    _then: Call
+    _argument: Any
+
+    def __init__(self, device: Device, core: float, threads: int) -> None:
         self._device = device
         self._core = core
         self._busy = False
@@ -45,23 +57,16 @@ class Process:
             then(argument)
         elif self._busy:
             self._turns.append((seconds, then, argument))
-        elif self._device is None:
-            self._begin(seconds, then, argument)
         else:
             self._busy = True
-            self._device.start(seconds, self._core, self._end_call, (then, argument))
+            self._then, self._argument = then, argument
+            self._device.start(seconds, self._core, self._end_call, None)
 
-    def _begin(self, seconds: float, then: Call, argument: Any) -> None:
-        self._busy = True
-        if self._device is None:
-            self._clock.at(self._clock.now + seconds, self._end, (then, argument))
-        else:
-            self._device.start(seconds, self._core, self._end_call, (then, argument))
-
-    def _end(self, what: tuple[Call, Any]) -> None:
+    def _end(self, _: Any) -> None:
+        then, argument = self._then, self._argument
         if self._turns:
-            self._begin(*self._turns.popleft())
+            seconds, self._then, self._argument = self._turns.popleft()
+            self._device.start(seconds, self._core, self._end_call, None)
         else:
             self._busy = False
-        then, argument = what
         then(argument)

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cascade_tools.planning.simulator.answers import Answers, Endings
+from cascade_tools.planning.simulator.answers import Answers, rows_of
 from cascade_tools.planning.simulator.batch import Group
 from cascade_tools.planning.simulator.clock import Clock
 from cascade_tools.planning.simulator.device import Device
@@ -32,7 +32,7 @@ class Router:
     Args:
         clock: of the simulation.
         system: what it costs, and its limits.
-        device: of its CPU time, None where that is counted nowhere.
+        device: of its CPU time.
         tiers: the full ladder.
         gears: the runtime's.
         ledger: where batches are kept.
@@ -46,7 +46,7 @@ class Router:
         self,
         clock: Clock,
         system: SimRouter,
-        device: Device | None,
+        device: Device,
         tiers: list[Tier],
         gears: Gears,
         ledger: Ledger,
@@ -54,7 +54,6 @@ class Router:
     ) -> None:
         self._clock = clock
         self._device = device
-        self._core = 1.0 / system.cores
         self._tiers = tiers
         self._gears = gears
         self._gear: GearInfo | None = None
@@ -71,7 +70,7 @@ class Router:
         self._call_s = system.own.call_ms / 1000.0
         self._late_s = system.own.late_ms / 1000.0
         self._processes = [
-            Process(clock, device, self._core, system.escalation_threads) for _ in range(system.instances)
+            Process(device, system.core, system.escalation_threads) for _ in range(system.instances)
         ]
         self._free = deque(self._processes)  # Triton takes the one that has been idle longest
         self._next = 0
@@ -173,7 +172,8 @@ class Router:
         thread.process.run(seconds, self._return, thread)
 
     def _return(self, thread: Thread) -> None:
-        rows = self._settle(thread.ending)
+        rows = rows_of(thread.ending) if thread.ending else 0
+        self._in_flight -= rows
         if thread.handed:
             handed, thread.handed = thread.handed, []
             for group in handed:
@@ -184,7 +184,7 @@ class Router:
         """Triton has the answers, and may run `execute` again."""
         if thread.ending:
             ending, thread.ending = thread.ending, []
-            self._answers.leave(ending, sum([batch.counts[path] for batch, path in ending]))
+            self._answers.leave(ending, rows_of(ending))
         self._free.append(thread.process)
         self.wake()
 
@@ -199,9 +199,9 @@ class Router:
     def _go_on(self, thread: Thread, onward: Sequence[Group]) -> None:
         """A thread of the pool goes on with one group; others need not wait for it."""
         process = thread.process
-        for group in onward[1:]:
-            self._hand_off(process, group)
         if onward:
+            for group in onward[1:]:
+                self._hand_off(process, group)
             self._ask(thread, onward[0], 0.0)
         elif process.tasks:
             self._ask(thread, process.tasks.popleft(), 0.0)
@@ -210,11 +210,13 @@ class Router:
 
     def _sent(self, thread: Thread) -> None:
         """Late answers are on their way."""
-        self._answers.take_late(self._settle([(thread.batch, thread.node.ending)]), self._taken_late, thread)
+        rows = thread.batch.counts[thread.node.ending]
+        self._in_flight -= rows
+        self._answers.take_late(rows, self._taken_late, thread)
 
     def _taken_late(self, thread: Thread) -> None:
         batch, node = thread.batch, thread.node
-        self._answers.leave([(batch, node.ending)], batch.counts[node.ending])
+        self._answers.leave(((batch, node.ending),), batch.counts[node.ending])
         self._go_on(thread, batch.onward(node))
 
     # --- both
@@ -237,12 +239,12 @@ class Router:
         """Triton passes a call on to the queue of its model."""
         tier = self._tiers[thread.node.tier]
         assert tier.model is not None
-        if tier.ask_s <= 0.0:
-            tier.model.put(thread)
-        elif self._device is None or tier.ask_cpu_s <= 0.0:
+        if tier.ask_core > 0.0:
+            self._device.start(tier.ask_s, tier.ask_core, tier.model.put, thread)
+        elif tier.ask_s > 0.0:
             self._clock.at(self._clock.now + tier.ask_s, tier.model.put, thread)
         else:
-            self._device.start(tier.ask_s, self._core * tier.ask_cpu_s / tier.ask_s, tier.model.put, thread)
+            tier.model.put(thread)
 
     def _answered(self, thread: Thread) -> None:
         batch, node = thread.batch, thread.node
@@ -262,12 +264,6 @@ class Router:
             thread.process.run(self._late_s * late, self._sent, thread)
         else:
             self._go_on(thread, batch.onward(node))
-
-    def _settle(self, ending: Endings) -> int:
-        """The rows of these paths have left the router; returns how many."""
-        rows = sum([batch.counts[path] for batch, path in ending])
-        self._in_flight -= rows
-        return rows
 
     def _is_quick(self, group: Group) -> bool:
         _, node, rows = group

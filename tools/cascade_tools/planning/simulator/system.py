@@ -136,6 +136,11 @@ class SimRouter:
     rest_ms: tuple[float, ...] = (0.0,)
     instances: int = 1
 
+    @property
+    def core(self) -> float:
+        """Share of its device that one core is; 0 where CPU time is counted nowhere."""
+        return 0.0 if self.device is None else 1.0 / self.cores
+
 
 @dataclass(frozen=True)
 class Loss:

@@ -15,7 +15,7 @@ class Tier:
     Attributes:
         model: its first stage; None where the router runs it itself, then `local_s` by rows of a batch.
         alive: an instance of every stage is left.
-        ask_s: latency of a call; `ask_cpu_s` its CPU time.
+        ask_s: latency of a call; `ask_core` the share of the router's device that it keeps busy.
         planned_s: of one row in the gear plan, `further_row_s` of each further one.
     """
 
@@ -25,7 +25,7 @@ class Tier:
     local_s: list[float]
     local_j: list[float]
     ask_s: float
-    ask_cpu_s: float
+    ask_core: float
     planned_s: float
     further_row_s: float
     batches: int = 0
