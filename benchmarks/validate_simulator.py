@@ -21,13 +21,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 
 from benchmarks.measuring import stolen_share
 from benchmarks.plan_swap import swap_plan
-from benchmarks.validation.pairs import QUICK_RATES, RATES, Pair, arrivals, gear_plans, write_trace
-from benchmarks.validation.table import markdown, verdict_of
+from benchmarks.validation.again import simulated_again
+from benchmarks.validation.modelled import OVERLOAD, SEED, Modelled
+from benchmarks.validation.pairs import QUICK_RATES, RATES, Pair, arrivals, write_trace
+from benchmarks.validation.table import markdown, summary, verdict_of
 from benchmarks.validation.verdict import (
     BARS,
     BARS_ABOVE,
@@ -38,12 +39,10 @@ from benchmarks.validation.verdict import (
     figures_of,
     judge,
 )
-from cascade_tools.artifacts import Frontier, GearPlan
 from cascade_tools.errors import CascadeError
 from cascade_tools.machine.facts import machine
 from cascade_tools.models.usercode import Rows, load_rows
 from cascade_tools.planning.outcomes import FloatArray
-from cascade_tools.planning.simulator.engine import simulate
 from cascade_tools.planning.traces.generators import poisson
 from cascade_tools.repository.place import PLAN_FILE
 from cascade_tools.serving.embedded import Server, embedded_triton
@@ -51,9 +50,6 @@ from cascade_tools.serving.load import run_load
 from cascade_tools.serving.replay import Replayed, replay
 from cascade_tools.spec import load_cascade
 from cascade_tools.stages.calibrate import SCORES_FILE
-from cascade_tools.stages.gears import GEARS_FILE
-from cascade_tools.stages.search import FRONTIER_FILE
-from cascade_tools.stages.simulated import load_planned, make_system, recorded_of
 from cascade_tools.store import Workspace, load_score_table, write_atomically
 
 CASCADE = Path("ensembles/digits")
@@ -63,8 +59,6 @@ OUT = Path("build/benchmarks/simulator.json")
 SLO_FACTOR = 3.0  # of the giant's unloaded p95
 UNLOADED_RPS = 10.0
 CLIENTS = 32
-OVERLOAD = 1.5
-SEED = 3
 POLICIES = ("giant", "cascade", "cheap")  # of `gear_plans`
 CALM_HOST = 0.03  # of the cores' time, taken away by the host
 SPARE_RUNS = 30
@@ -99,23 +93,15 @@ class Bench:
     def __init__(self, work: Workspace, server: Server, repository: Path) -> None:
         self._server = server
         self._plan_path = repository / work.cascade.name / PLAN_FILE
-        self.plan = work.load(GEARS_FILE, GearPlan, "gears")
-        self.plans = gear_plans(self.plan, work.load(FRONTIER_FILE, Frontier, "search"))
-        self._planned = load_planned(work)
-        self._recorded = recorded_of(work)
+        self.modelled = Modelled(work)
+        self.plan = self.modelled.plan
         table = load_score_table(work.path(SCORES_FILE))
         self._rows: Rows = load_rows(work.cascade, "validation").take(table.split != "fit")
         self._datatypes = {spec.name: spec.datatype for spec in self.plan.inputs}
-        known = self._planned.profile.router
-        if known is None:
-            raise CascadeError(
-                "the profile does not know what the router costs", f"run `{work.command('profile')}` again"
-            )
-        self.router_cost = known
 
     def put(self, policy: str) -> None:
         """Swap the plan under the running server, and wait until the router has taken it over."""
-        swap_plan(self._server, self._plan_path, self.plans[policy].model_dump_json().encode())
+        swap_plan(self._server, self._plan_path, self.modelled.plans[policy].model_dump_json().encode())
 
     def measure(self, arrival_s: FloatArray) -> Replayed:
         """One run on the server."""
@@ -124,21 +110,15 @@ class Bench:
             self.plan.cascade,
             self._rows.inputs,
             self._datatypes,
-            self._draw(len(arrival_s)),
+            self.modelled.draw(len(arrival_s)),
             arrival_s,
             target=self._rows.target,
             awake=True,
         )
 
-    def simulate(self, policy: str, arrival_s: FloatArray) -> Any:
-        """The same run, simulated."""
-        planned = self._planned._replace(plan=self.plans[policy])
-        system = make_system(planned, client_here=True)
-        return simulate(system, arrival_s, self._draw(len(arrival_s)), self._recorded).outcomes
-
     def capacity_rps(self, effort: Effort) -> float:
         """Answers per second while half as many again come as a closed loop gets through."""
-        few = self._rows.take(self._draw(int(200 * effort.capacity_s)))
+        few = self._rows.take(self.modelled.draw(int(200 * effort.capacity_s)))
         closed = run_load(
             self._server.grpc_url, self.plan.cascade, few.inputs, self._datatypes, CLIENTS, ("LABEL",)
         )
@@ -147,9 +127,6 @@ class Bench:
             flood = poisson(OVERLOAD * closed.throughput_rps, effort.capacity_s, SEED + number)
             found.append(self.measure(flood).outcomes.throughput_rps())
         return statistics.median(found)
-
-    def _draw(self, count: int) -> Any:
-        return np.random.default_rng(SEED).integers(0, len(self._rows), count)
 
 
 @contextmanager
@@ -169,7 +146,7 @@ def run_pair(
     arrival_s = arrivals(pair.kind, pair.rate_share * capacity_rps, effort.seconds, trace)
     tiers = len(bench.plan.ladder)
     begin_s = time.perf_counter()
-    simulated = figures_of(bench.simulate(pair.policy, arrival_s), slo_ms, tiers)
+    simulated = figures_of(bench.modelled.simulate(pair.policy, arrival_s), slo_ms, tiers)
     wall_s = time.perf_counter() - begin_s
     runs, stolen = _measured(bench, arrival_s, effort.runs, spare)
     figures = [figures_of(run.outcomes, slo_ms, tiers) for run in runs]
@@ -250,15 +227,22 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="four pairs of one policy")
     parser.add_argument("--build", type=Path, default=BUILD, help="folder of the planned digits")
     parser.add_argument("--seconds", type=float, help="of each run")
+    parser.add_argument("--again", action="store_true", help="only simulate the pairs of the last run anew")
     parser.add_argument("--table", action="store_true", help="only print the last results for the docs")
     options = parser.parse_args()
     if options.table:
-        print(markdown(json.loads(OUT.read_text())["rows"]))
+        _print_last(json.loads(OUT.read_text()))
         return
     effort = QUICK if options.quick else FULL
     effort = replace(effort, seconds=options.seconds or effort.seconds)
     work = Workspace(load_cascade(CASCADE), options.build)
     trace = FOLDER / "trace.csv"
+    if options.again:
+        write_trace(trace)
+        content = simulated_again(json.loads(OUT.read_text()), Modelled(work), trace)
+        write_atomically(OUT, (json.dumps(content, indent=1) + "\n").encode())
+        _print_last(content)
+        return
     policies = POLICIES[1:2] if options.quick else POLICIES
     rates = QUICK_RATES if options.quick else RATES
     pairs = [Pair(p, kind, share) for p in policies for kind, shares in rates.items() for share in shares]
@@ -286,6 +270,7 @@ class Run:
         self._begin_s = time.time()
         self.rows: list[dict[str, Any]] = []
         self.capacity: dict[str, float] = {}
+        self.capacity_simulated: dict[str, float] = {}
         self.slo_ms = 0.0
         self.begun_again = 0
         self._spare = Spare(SPARE_RUNS)
@@ -298,7 +283,11 @@ class Run:
             self.slo_ms = SLO_FACTOR * unloaded.outcomes.latency_quantile_ms(0.95)
         bench.put(pair.policy)
         if pair.policy not in self.capacity:
-            self.capacity[pair.policy] = bench.capacity_rps(self._effort)
+            found_rps = bench.capacity_rps(self._effort)
+            self.capacity[pair.policy] = found_rps
+            self.capacity_simulated[pair.policy] = bench.modelled.capacity_rps(
+                pair.policy, found_rps, self._effort.capacity_s
+            )
         capacity_rps = self.capacity[pair.policy]
         verdict, row = run_pair(bench, pair, capacity_rps, self.slo_ms, self._effort, trace, self._spare)
         self.rows.append(row)
@@ -309,7 +298,9 @@ class Run:
             "servers_that_ended": self.begun_again,
             "slo_ms": self.slo_ms,
             "capacity_rps": self.capacity,
-            "router_cost": bench.router_cost.model_dump(),
+            "capacity_s": self._effort.capacity_s,
+            "capacity_simulated_rps": self.capacity_simulated,
+            "router_cost": bench.modelled.router_cost.model_dump(),
             "bars": {"up_to_share": CALM, "up_to": BARS, "above": BARS_ABOVE},
             "rows": self.rows,
         }
@@ -317,13 +308,14 @@ class Run:
         return line(pair, verdict, row)
 
 
+def _print_last(content: dict[str, Any]) -> None:
+    print(markdown(content["rows"]))
+    print(summary(content))
+
+
 def _show(run: Run) -> None:
-    rows = run.rows
-    counted = [row for row in rows if row["valid"]]
-    good = sum(row["within_bars"] for row in counted)
-    capacities = ", ".join(f"{policy} {rate:.0f}/s" for policy, rate in run.capacity.items())
-    print(f"{len(rows)} pairs, {len(counted)} counted, {good} of them within all bars.")
-    print(f"SLO {run.slo_ms:.1f} ms ({SLO_FACTOR:g} x the giant's unloaded p95). Capacity: {capacities}.")
+    print(summary(json.loads(OUT.read_text())))
+    print(f"SLO {run.slo_ms:.1f} ms ({SLO_FACTOR:g} x the giant's unloaded p95).")
     print(f"Spread: largest less smallest of the runs: {', '.join(FIGURES)}.")
     print(f"Bars up to {CALM:.0%} of the capacity: {BARS}; above: {BARS_ABOVE}.")
     print(f"written: {OUT}")

@@ -128,6 +128,28 @@ def test_a_system_is_what_the_artifacts_say(work: Workspace) -> None:
     assert recorded_of(work).confidence.shape == (200, 2)
 
 
+def test_a_batch_takes_what_it_took_when_run_once(work: Workspace) -> None:
+    profile = work.load("profile.json", Profile, "profile")
+    # The hop is .5 ms: what the server counted beyond that is the model's, run once and not again and again.
+    overheads = {("small", 1): 0.4, ("small", 8): 0.8, ("large", 1): 1.7}
+    points = tuple(
+        point.model_copy(update={"overhead_ms": overheads.get((point.tier, point.batch), 0.0)})
+        for point in profile.points
+    )
+    work.save("profile.json", profile.model_copy(update={"points": points}))
+    small, large = system_of(work).tiers
+    assert small.service["cpu"].time_ms[[0, 7]].tolist() == pytest.approx([0.1, 0.8 + 0.3])
+    assert large.service["g"].time_ms[[0, 7]].tolist() == pytest.approx([3.0 + 1.2, 10.0])
+
+
+def test_long_work_on_a_cpu_lets_short_work_pass(work: Workspace) -> None:
+    assert [tier.weight for tier in system_of(work).tiers] == [1.0, 1.0]
+    placement = work.load("placement.json", Placement, "place")
+    moved = [placed.model_copy(update={"device": 0}) for placed in placement.instances]
+    work.save("placement.json", placement.model_copy(update={"instances": tuple(moved)}))
+    assert [tier.weight for tier in system_of(work).tiers] == pytest.approx([1.0, 1.25**-5])
+
+
 def test_stages_are_where_they_are_placed(work: Workspace) -> None:
     whole = work.load("placement.json", Placement, "place")
     cut = [

@@ -7,6 +7,8 @@ import pytest
 
 from cascade_tools.artifacts import PolicyTable, Route, ScoreTable
 from cascade_tools.planning.evaluate import Question, evaluate
+from cascade_tools.planning.simulator.clock import Clock
+from cascade_tools.planning.simulator.device import Device
 from cascade_tools.planning.simulator.system import Loss, Recorded, SimGear, Work
 from cascade_tools.runtime.gearbox import GearBox
 from cascade_tools.runtime.plan import parse_policy
@@ -81,6 +83,29 @@ def test_work_slows_down_in_proportion_where_a_device_is_full() -> None:
 def test_work_does_not_slow_down_while_there_is_room() -> None:
     found = run(system(tier("a", service(10.0, 0.5), (0, 0))), [0, 5], ONE)
     assert latency_ms(found) == [10.0, 10.0]
+
+
+@pytest.mark.parametrize(
+    ("work", "end_s"),
+    [
+        # Two of weight 1 and one of 1/3 want 1.5 devices: they get on at 6/7 and at 2/7, which has a third
+        # done when the others end at 7/6.
+        ([(0.5, 1.0), (0.5, 1.0), (0.5, 1 / 3)], [7 / 6, 7 / 6, 11 / 6]),
+        # What has more weight is not quicker than alone: the two others share what it leaves.
+        ([(0.5, 1.0), (0.5, 0.5), (0.5, 0.5)], [1.0, 1.5, 1.5]),
+        ([(0.4, 1.0), (0.6, 0.1)], [1.0, 1.0]),
+    ],
+)
+def test_work_of_less_weight_waits_where_a_device_is_full(
+    work: list[tuple[float, float]], end_s: list[float]
+) -> None:
+    clock, ended = Clock(), dict[int, float]()
+    device = Device(clock)
+    for number, (utilization, weight) in enumerate(work):
+        device.start(1.0, utilization, lambda of: ended.update({of: clock.now}), number, weight)
+    clock.run()
+    assert [ended[number] for number in range(len(work))] == pytest.approx(end_s)
+    assert device.work_s == pytest.approx(sum(utilization for utilization, _ in work))
 
 
 def test_stages_are_a_pipeline() -> None:

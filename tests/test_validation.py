@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import validate_simulator
 from benchmarks.validation.pairs import arrivals, write_trace
-from benchmarks.validation.table import markdown
+from benchmarks.validation.table import markdown, summary
 from benchmarks.validation.verdict import FIGURES, Figures, figures_of, judge
 from cascade_tools.planning.outcomes import Outcomes
 
@@ -97,6 +97,29 @@ def test_the_table_says_what_became_of_every_pair() -> None:
     assert all("| 0.020 |" in table for table in found)
     ends = ("| within |", "| misses shares |", "| not counted: p95_ms spread |", "generator lagged |")
     assert all(table.endswith(end) for table, end in zip(found, ends, strict=True))
+
+
+def test_the_summary_counts_what_is_within_each_bar() -> None:
+    row = {f"{name}_{side}": getattr(REAL, name) for name in FIGURES for side in ("simulated", "measured")}
+    row |= {"rate_share": 0.5, "valid": True, "within_bars": True, "lagged_runs": 0}
+    rows = [
+        row,
+        {**row, "p50_ms_simulated": 0.5 * REAL.p50_ms, "valid": False},
+        {**row, "lagged_runs": 1, "valid": False},
+        {
+            **row,
+            "rate_share": 1.1,
+            "throughput_rps_simulated": 2.0 * REAL.throughput_rps,
+            "within_bars": False,
+        },
+    ]
+    content = {"rows": rows, "capacity_rps": {"giant": 100.0}, "capacity_simulated_rps": {"giant": 120.0}}
+    said = summary(content)
+    assert said.startswith("4 pairs, 2 counted, 1 of these within all bars.")
+    assert "- up to 85% of the capacity: throughput_rps within 0.05 in 2 of 2" in said
+    assert "p50_ms within 0.15 in 1 of 2 (median ratio 0.75)" in said
+    assert "- above: throughput_rps within 0.05 in 0 of 1, goodput within 0.05 in 1 of 1" in said
+    assert said.endswith("simulated / measured: giant 120 / 100")
 
 
 class Runs:

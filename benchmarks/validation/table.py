@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
+
+from benchmarks.validation.verdict import CALM, FIGURES, Figures, bars_of, distance
 
 HEADING = (
     "| pair | answers/s | goodput | p50 ms | p95 ms | shares off by | spread of the runs | stolen | |\n"
@@ -41,3 +44,40 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def summary(content: Mapping[str, Any]) -> str:
+    """How many pairs are within which bar, counted or not, and what the policies sustain."""
+    rows = content["rows"]
+    counted = [row for row in rows if row["valid"]]
+    lines = [
+        f"{len(rows)} pairs, {len(counted)} counted, {sum(row['within_bars'] for row in counted)} of these "
+        "within all bars. Of all whose generator kept up:"
+    ]
+    kept_up = [row for row in rows if not row["lagged_runs"]]
+    for where, share in ((f"up to {CALM:.0%} of the capacity", CALM), ("above", 1.0 + CALM)):
+        some = [row for row in kept_up if bars_of(row["rate_share"]) == bars_of(share)]
+        found = [_within(some, name, bar) for name, bar in bars_of(share).items()]
+        lines.append(f"- {where}: {', '.join(found)}")
+    capacities = [
+        f"{policy} {content['capacity_simulated_rps'][policy]:.0f} / {measured:.0f}"
+        for policy, measured in content["capacity_rps"].items()
+    ]
+    lines.append(f"- answers per second in a flood, simulated / measured: {', '.join(capacities)}")
+    return "\n".join(lines)
+
+
+def _within(rows: Sequence[Mapping[str, Any]], name: str, bar: float) -> str:
+    both = [
+        [
+            Figures(**{figure: row[f"{figure}_{side}"] for figure in FIGURES})
+            for side in ("simulated", "measured")
+        ]
+        for row in rows
+    ]
+    good = sum(distance(name, simulated, measured) <= bar for simulated, measured in both)
+    text = f"{name} within {bar:g} in {good} of {len(rows)}"
+    if not name.endswith("_ms") or not rows:
+        return text
+    ratio = median(getattr(simulated, name) / getattr(measured, name) for simulated, measured in both)
+    return f"{text} (median ratio {ratio:.2f})"

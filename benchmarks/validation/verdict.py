@@ -82,6 +82,11 @@ class Verdict:
         return not self.unsteady and not self.lagged
 
 
+def bars_of(rate_share: float) -> Mapping[str, float]:
+    """Those that hold at this share of the capacity."""
+    return BARS if rate_share <= CALM else BARS_ABOVE
+
+
 def judge(simulated: Figures, runs: Sequence[Figures], rate_share: float, lagged: int = 0) -> Verdict:
     """Hold one simulated run against the measured ones.
 
@@ -91,7 +96,7 @@ def judge(simulated: Figures, runs: Sequence[Figures], rate_share: float, lagged
         rate_share: of the capacity.
         lagged: how many of the runs had a generator that lagged.
     """
-    bars = BARS if rate_share <= CALM else BARS_ABOVE
+    bars = bars_of(rate_share)
     measured = middle(runs)
     spread = {name: max(distance(name, a, b) for a in runs for b in runs) for name in FIGURES}
     error = {name: distance(name, simulated, measured) for name in FIGURES}

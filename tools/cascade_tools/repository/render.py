@@ -113,10 +113,15 @@ def render_configs(
                 groups,
                 name=model.name,
                 tier=tier.tier,
-                nice=LONG_WORK_NICE if tier.p50_ms > plan.limits.inline_entry_ms else 0,
+                nice=nice_of(plan, tier),
                 **{**common, "inputs": model.inputs, "outputs": model.outputs, "steps": model.steps},
             )
     return files
+
+
+def nice_of(plan: GearPlan, tier: LadderTier) -> int:
+    """Scheduling priority of an embedded tier: long work on a CPU lets short work pass."""
+    return LONG_WORK_NICE if tier.p50_ms > plan.limits.inline_entry_ms else 0
 
 
 def answer_tensors(classes: int, tokens: int | None, *, probabilities: bool) -> list[TensorSpec]:

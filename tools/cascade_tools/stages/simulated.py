@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from cascade_tools.artifacts import (
     PlacedInstances,
     Placement,
     Profile,
+    ProfilePoint,
     WorkCost,
 )
 from cascade_tools.artifacts.profile import LOCAL_FORMATS, AskCost
@@ -31,6 +33,7 @@ from cascade_tools.planning.simulator.system import (
     System,
     Work,
 )
+from cascade_tools.repository.render import nice_of
 from cascade_tools.runtime.plan import parse_policy
 from cascade_tools.spec import Cascade, DeviceGroup, load_devices
 from cascade_tools.stages.calibrate import SCORES_FILE
@@ -39,6 +42,8 @@ from cascade_tools.stages.gears import GEARS_FILE
 from cascade_tools.stages.place import PLACEMENT_FILE
 from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.store import Workspace, load_score_table
+
+WEIGHT_OF_NICE = 1 / 1.25  # Linux: of one step of priority
 
 
 class Planned(NamedTuple):
@@ -164,12 +169,12 @@ def _tier(planned: Planned, tier: LadderTier) -> SimTier:
     partition = _partition(planned.exported, tier.tier)
     stages = max(placed.stages for placed in mine) if partition is None else len(partition.stages)
     local = stages == 1 and _is_local(planned, tier, mine[0].device)
-    cost = profile.ask_cost(tier.tier)
+    cost = profile.ask_cost(tier.tier, inline=local)
     if profile.router is not None and not local:
         cost = AskCost(profile.router.server.call_ms, profile.router.server.call_ms)
     return SimTier(
         name=tier.tier,
-        service={kind: service_time(points[kind], largest) for kind in types},
+        service={kind: service_time(_as_served(profile, points[kind]), largest) for kind in types},
         instances=tuple(_homes(mine, number) for number in range(1, stages + 1)),
         stage_shares=() if partition is None else _shares(partition),
         ask_ms=cost.latency_ms,
@@ -177,7 +182,28 @@ def _tier(planned: Planned, tier: LadderTier) -> SimTier:
         local=local,
         planned_ms=tier.p50_ms,
         further_row_ms=tier.further_row_ms,
+        weight=_weight(planned, tier, mine[0].device),
     )
+
+
+def _weight(planned: Planned, tier: LadderTier, device: int) -> float:
+    on_cpu = planned.placement.devices[device].kind == "cpu"
+    return WEIGHT_OF_NICE ** nice_of(planned.plan, tier) if on_cpu else 1.0
+
+
+def _as_served(profile: Profile, points: Sequence[ProfilePoint]) -> list[ProfilePoint]:
+    """The points with the time of a batch that is run once, between other work.
+
+    `latency_p50_ms` is that of a batch run again and again, with all of it in the caches; what the server
+    counts beyond it, and beyond a call that does nothing, is what the first run takes longer.
+    """
+    call_ms = 0.0 if profile.hop is None else profile.hop.latency_ms
+    return [
+        point.model_copy(
+            update={"latency_p50_ms": point.latency_p50_ms + max(0.0, (point.overhead_ms or 0.0) - call_ms)}
+        )
+        for point in points
+    ]
 
 
 def _homes(placed: list[PlacedInstances], stage: int) -> tuple[int, ...]:
@@ -188,10 +214,9 @@ def _homes(placed: list[PlacedInstances], stage: int) -> tuple[int, ...]:
 
 def _is_local(planned: Planned, tier: LadderTier, device: int) -> bool:
     """The embedded server's router runs the tier itself; see `runtime/local.py`."""
-    point = planned.profile.at(tier.tier, 1)
     return (
         tier.adopted is None
-        and point.format in LOCAL_FORMATS
+        and planned.profile.at(tier.tier, 1).format in LOCAL_FORMATS
         and tier.p50_ms <= planned.plan.limits.inline_entry_ms
         and planned.placement.devices[device].kind == "cpu"
     )

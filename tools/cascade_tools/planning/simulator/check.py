@@ -38,6 +38,8 @@ def _check_tier(system: System, tier: SimTier) -> None:
         raise ValueError(f"{where}.service: needs at least one device type")
     for kind, service in tier.service.items():
         _check_service(f"{where}.service.{kind}", service, system.router.max_batch_size)
+    if not tier.weight > 0.0:
+        raise ValueError(f"{where}.weight: must be above 0")
     if not tier.local and not tier.instances:
         raise ValueError(f"{where}.instances: needs at least one stage")
     if tier.stage_shares and len(tier.stage_shares) != len(tier.instances):

@@ -118,7 +118,7 @@ class _Run:
                 Model(
                     self._clock,
                     [
-                        make_instance(place, self._devices[place], kinds[place], parts[number])
+                        make_instance(place, self._devices[place], kinds[place], parts[number], tier.weight)
                         for place in places
                     ],
                     min([router.max_batch_size, *(len(kind.time_ms) for kind in kinds.values())]),

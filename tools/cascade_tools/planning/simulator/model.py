@@ -22,21 +22,29 @@ from cascade_tools.planning.simulator.thread import Thread
 
 @dataclass(eq=False, slots=True)
 class Instance:
-    """One instance: time in seconds, utilization and joules by rows of a batch, position 0 unused."""
+    """One instance: time in seconds, utilization and joules by rows of a batch, position 0 unused.
+
+    Attributes:
+        weight: its share beside other work where the device is full.
+    """
 
     place: int
     device: Device
+    weight: float
     time_s: list[float]
     utilization: list[float]
     energy_j: list[float]
 
 
-def make_instance(place: int, device: Device, service: ServiceTime, part: float) -> Instance:
+def make_instance(
+    place: int, device: Device, service: ServiceTime, part: float = 1.0, weight: float = 1.0
+) -> Instance:
     """An instance on a device that does a part of the tier's work; 1 is all of it."""
     energy_j = np.zeros(len(service.time_ms)) if service.energy_j is None else service.energy_j
     return Instance(
         place,
         device,
+        weight,
         [0.0, *(part * service.time_ms / 1000.0).tolist()],
         [0.0, *service.utilization.tolist()],
         [0.0, *(part * energy_j).tolist()],
@@ -164,7 +172,11 @@ class Model:
         self.rows += rows
         self.energy_j += instance.energy_j[rows]
         instance.device.start(
-            instance.time_s[rows], instance.utilization[rows], self._finish_call, (instance, asks)
+            instance.time_s[rows],
+            instance.utilization[rows],
+            self._finish_call,
+            (instance, asks),
+            instance.weight,
         )
 
     def _fitting(self) -> int:

@@ -63,6 +63,7 @@ class SimTier:
         planned_ms: of one row in the gear plan, by which the router decides where a tier is asked; None for
             `service` at a batch of one.
         further_row_ms: that each further row adds to it there.
+        weight: of its work beside all other on a device that is full; Linux: 1.25 to the power of -nice.
     """
 
     name: str
@@ -76,6 +77,7 @@ class SimTier:
     stage_shares: tuple[float, ...] = ()
     planned_ms: float | None = None
     further_row_ms: float = 0.0
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)

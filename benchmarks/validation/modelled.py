@@ -1,0 +1,55 @@
+"""The simulator's side of the validation: the planned digits with one policy at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.validation.pairs import gear_plans
+from cascade_tools.artifacts import Frontier, GearPlan, RouterCost
+from cascade_tools.errors import CascadeError
+from cascade_tools.planning.outcomes import FloatArray, Outcomes
+from cascade_tools.planning.simulator.engine import simulate
+from cascade_tools.planning.traces.generators import poisson
+from cascade_tools.stages.gears import GEARS_FILE
+from cascade_tools.stages.search import FRONTIER_FILE
+from cascade_tools.stages.simulated import load_planned, make_system, recorded_of
+from cascade_tools.store import Workspace
+
+OVERLOAD = 1.5
+SEED = 3
+
+
+class Modelled:
+    """The cascade as it was planned and profiled.
+
+    Attributes:
+        plan: of the cascade; `plans` those of the policies.
+    """
+
+    def __init__(self, work: Workspace) -> None:
+        self.plan = work.load(GEARS_FILE, GearPlan, "gears")
+        self.plans = gear_plans(self.plan, work.load(FRONTIER_FILE, Frontier, "search"))
+        self._planned = load_planned(work)
+        self._recorded = recorded_of(work)
+        known = self._planned.profile.router
+        if known is None:
+            raise CascadeError(
+                "the profile does not know what the router costs", f"run `{work.command('profile')}` again"
+            )
+        self.router_cost: RouterCost = known
+
+    def draw(self, count: int) -> Any:
+        """The held-out rows that are asked for."""
+        return np.random.default_rng(SEED).integers(0, len(self._recorded.confidence), count)
+
+    def simulate(self, policy: str, arrival_s: FloatArray) -> Outcomes:
+        """One run, simulated; the client is on the same machine."""
+        system = make_system(self._planned._replace(plan=self.plans[policy]), client_here=True)
+        return simulate(system, arrival_s, self.draw(len(arrival_s)), self._recorded).outcomes
+
+    def capacity_rps(self, policy: str, measured_rps: float, seconds: float) -> float:
+        """Answers per second in a flood of half as many again as were measured."""
+        flood = poisson(OVERLOAD * measured_rps, seconds, SEED)
+        return self.simulate(policy, flood).throughput_rps()
