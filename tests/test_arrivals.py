@@ -122,6 +122,11 @@ def test_counts_are_rounded_so_that_the_mean_is_kept() -> None:
     assert scaled.count.mean() == pytest.approx(0.3, rel=0.05)
 
 
+def test_a_peak_is_not_looked_for_in_too_many_windows() -> None:
+    with pytest.raises(BadShape, match=r"windows of 0\.01 s"):
+        arrivals_of(np.array([0.0, 1e6]), peak=5.0, peak_window_s=0.01)
+
+
 def test_an_empty_window_is_no_trace() -> None:
     with pytest.raises(BadShape, match="nothing arrives between second 20 and second 30"):
         arrivals_of(np.array([1.0, 2.0]), (20.0, 30.0))

@@ -119,6 +119,13 @@ def test_utilization_is_cpu_time_over_wall_time_and_cores() -> None:
     assert by_cpu_time(runs(cpu_ms=None), DEVICE).share == pytest.approx(0.25), "one core per instance"
     assert by_cpu_time(runs(cpu_ms=1e9), DEVICE).share == 1.0
     assert by_cpu_time(runs(cpu_ms=0.0), DEVICE).share > 0.0
+    taken = runs(stretch=1.5)  # the host took a third of the time: the same work in less of it
+    assert by_cpu_time(taken, DEVICE).share == pytest.approx(0.1875)
+    energy = [
+        make_point("a", "onnx", DEVICE, r, Memory(1.0), by_cpu_time(r, DEVICE)).energy_j
+        for r in (runs(), taken)
+    ]
+    assert energy[0] == energy[1], "what the host took did not take our energy"
 
 
 def test_energy_is_modelled_only_without_a_meter_and_with_watts() -> None:

@@ -191,6 +191,11 @@ def test_the_verb_says_what_is_simulated(work: Workspace) -> None:
         (["--rate", "5", "--lose", "0@1"], "--lose 0@1: that device runs the router"),
         (["--rate", "5", "--lose", "7@1"], "--lose 7@1: the plan has devices 0 to 2"),
         (["--rate", "5", "--lose", "x"], "--lose x: must be DEVICE@SECONDS"),
+        (["--rate", ".01", "--seconds", ".01"], "--rate 0.01 --seconds 0.01: nothing arrives"),
+        (
+            ["--rate", "1", "--arrivals", "on-off", "--seconds", "864000", "--period", ".01"],
+            "--period 0.01: 864000 s are more than 1000000 of it",
+        ),
     ],
 )
 def test_a_mistake_is_one_message(work: Workspace, options: list[str], message: str) -> None:

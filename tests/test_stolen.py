@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple
 
 import psutil
@@ -31,7 +32,6 @@ def test_what_the_host_takes_away_stretches_the_work(
     assert stretch_since_now()() == pytest.approx(stretch)
 
 
-def test_this_system_tells_it() -> None:
-    stretch = stretch_since_now()
-    sum(range(3_000_000))
-    assert stretch() >= 1.0
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells it, other systems need not")
+def test_linux_tells_it() -> None:
+    assert "steal" in psutil.cpu_times()._fields

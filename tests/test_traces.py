@@ -125,6 +125,8 @@ def test_bare_numbers_of_json_are_read_when_said_so(written) -> None:
         ("csv", ("time", "2026-13-01T00:00:00"), ("line 2", "ISO 8601")),
         ("csv", ("1769860800000", "1769860800250"), ("line 1", "seconds")),
         ("jsonl", ('{"timestamp": 1}', '{"timestamp": true}'), ("line 2", "timestamp")),
+        ("csv", ("0.5", "10000000000", "0.7"), ("line 2", "of all others")),
+        ("jsonl", ('{"ts": 0}', '{"ts": 1769860800}', '{"ts": 1769860801}'), ("line 1", "of all others")),
         ("jsonl", ("{",), ("line 1", "JSON")),
         ("jsonl", ('{"when": 1}',), ("line 1", "keys")),
         ("csv", ("time",), ("line 1", "time in seconds")),

@@ -187,10 +187,14 @@ def _routed(system: System, gears: Gears) -> System:
 
 
 def direct(system: System, tier: str) -> System:
-    """The model of a tier asked by clients: nothing of the router is left, its admission neither."""
+    """The model of a tier asked by clients: without the router, its admission and its late answers.
+
+    What a batch costs the server stays: it is handed to the model's process as it is to the router's.
+    """
     router = replace(
         system.router,
         own=NOTHING,
+        server=replace(system.router.server, late_ms=0.0),
         inline_entry_ms=0.0,
         rows_in_flight=NO_LIMIT,
         escalation_threads=system.router.rows_in_flight,

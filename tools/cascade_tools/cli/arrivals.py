@@ -21,6 +21,7 @@ Kind = Literal["poisson", "gamma", "on-off", "diurnal", "spike"]
 
 KIND: Kind = "poisson"
 SECONDS = 60.0
+MOST_PERIODS = 1_000_000
 DRAWN = ("rate", "arrivals", "seconds", "cv", "low_rate", "period")
 OF_KINDS: dict[str, tuple[Kind, ...]] = {
     "cv": ("gamma",),
@@ -137,10 +138,17 @@ class Load:
                 f"--rate {self.rate:g} for --seconds {seconds:g}: more than {MOST_ARRIVALS} requests",
                 "lower one of them",
             )
+        if self.period is not None and seconds / self.period > MOST_PERIODS:
+            raise UsageError(
+                f"--period {self.period:g}: {seconds:g} s are more than {MOST_PERIODS} of it",
+                "lengthen it, or shorten --seconds",
+            )
         drawn = generate(
             kind, self.rate, seconds, self.seed, cv=self.cv, low_rps=self.low_rate, period_s=self.period
         )
         where, part = f"--rate {self.rate:g} --seconds {seconds:g}", _window(self.window)
+        if not drawn.size:
+            raise UsageError(f"{where}: nothing arrives", "raise one of them, or choose another --seed")
         arrival_s = shaped(drawn, where, part, self.peak_rps, self.seed, self._peak_window_s())
         words = f"{kind} arrivals, {self.rate:g} requests/s for {seconds:g} s{self._shape()}"
         return arrival_s, words

@@ -8,6 +8,7 @@ from cascade_tools.planning.traces.counts import Counts, FloatArray
 from cascade_tools.planning.traces.shape import PEAK_WINDOW_S, cut, scale_to_peak
 
 MOST_ARRIVALS = 5_000_000
+MOST_WINDOWS = 50_000_000
 
 
 class BadShape(ValueError):
@@ -31,7 +32,8 @@ def arrivals_of(
         peak_window_s: over which the peak is counted.
 
     Raises:
-        BadShape: nothing arrives in the window, or more than `MOST_ARRIVALS` do.
+        BadShape: nothing arrives in the window, or more than `MOST_ARRIVALS` do; or it is too long for the
+            windows in which the peak is looked for.
     """
     from_s, to_s = window or (0.0, math.inf)
     if isinstance(trace, Counts):
@@ -41,8 +43,12 @@ def arrivals_of(
     else:
         arrival = cut(trace, from_s, to_s) if window else trace
     if not arrival.size:
-        raise BadShape(f"nothing arrives between second {from_s:g} and second {to_s:g}")
+        raise BadShape(
+            f"nothing arrives between second {from_s:g} and second {to_s:g}" if window else "nothing arrives"
+        )
     if peak is not None:
+        if arrival[-1] > MOST_WINDOWS * peak_window_s:
+            raise BadShape(f"{arrival[-1]:.0f} s are more than {MOST_WINDOWS} windows of {peak_window_s:g} s")
         arrival = scale_to_peak(arrival, peak, seed, peak_window_s)
     _check_size(len(arrival))
     if not arrival.size:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from cascade_tools.planning.traces.counts import FloatArray
+from cascade_tools.planning.traces.counts import LONGEST_S, FloatArray
 from cascade_tools.planning.traces.lines import LATEST_S, BadLine, in_seconds, numbered, to_number
 
 TIME_NAMES = ("arrival_s", "arrival", "timestamp", "time", "ts")
@@ -44,7 +44,7 @@ def parse_csv(lines: Iterable[str]) -> FloatArray:
     Raises:
         BadLine: there is no time where it should be.
     """
-    found: list[float] = []
+    found: list[tuple[float, int]] = []
     column = 0
     for position, (number, text) in enumerate(numbered(lines)):
         parts = next(csv.reader([text]))
@@ -59,7 +59,7 @@ def parse_csv(lines: Iterable[str]) -> FloatArray:
         value = to_seconds(there)
         if value is None:
             raise BadLine(number, text, in_seconds(EXPECTED_CSV, there))
-        found.append(value)
+        found.append((value, number))
     return _from_first(found, EXPECTED_CSV)
 
 
@@ -69,7 +69,7 @@ def parse_jsonl(lines: Iterable[str]) -> FloatArray:
     Raises:
         BadLine: there is no time where it should be.
     """
-    found: list[float] = []
+    found: list[tuple[float, int]] = []
     for number, text in numbered(lines):
         try:
             value = json.loads(text)
@@ -81,13 +81,19 @@ def parse_jsonl(lines: Iterable[str]) -> FloatArray:
         seconds = to_seconds(str(value)) if plain else None
         if seconds is None:
             raise BadLine(number, text, in_seconds(EXPECTED_JSON, str(value)))
-        found.append(seconds)
+        found.append((seconds, number))
     return _from_first(found, EXPECTED_JSON)
 
 
-def _from_first(found: list[float], expected: str) -> FloatArray:
+def _from_first(found: list[tuple[float, int]], expected: str) -> FloatArray:
+    """Times with the numbers of their lines, from the first time on."""
     if not found:
         raise BadLine(1, "", expected)
-    arrival: FloatArray = np.sort(np.asarray(found, np.float64))
+    times = np.asarray([time_s for time_s, _ in found], np.float64)
+    arrival: FloatArray = np.sort(times)
     arrival -= arrival[0]
+    if arrival[-1] > LONGEST_S:
+        farthest = int(np.argmax(np.abs(times - np.median(times))))
+        time_s, line = found[farthest]
+        raise BadLine(line, f"{time_s:.15g}", f"a time within {LONGEST_S} s of all others")
     return arrival

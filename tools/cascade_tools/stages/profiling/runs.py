@@ -34,6 +34,7 @@ class Runs:
         p50_ms: of one batch, the model alone; `p99_ms` likewise.
         spread: of the medians of the last repetitions, see `planning.repetitions`.
         cpu_ms: CPU time of one batch; None where it is not known.
+        stretch: how many times longer all work took because the host took cores away; `cpu_ms` is without.
         throughput_rps: rows per second of all instances.
         energy_j: dynamic energy of one row; None without a meter.
         origin: of the times.
@@ -51,16 +52,18 @@ class Runs:
     overhead_ms: float | None = None
     client_p50_ms: float | None = None
     queue_ms: float | None = None
+    stretch: float = 1.0
     origin: Origin = "measured"
 
 
 def by_cpu_time(runs: Runs, device: DeviceGroup) -> Utilization:
     """CPU seconds over wall seconds and the cores of the device, of all instances while they are busy.
 
-    Where the CPU time is not known, one core for each instance.
+    Where the CPU time is not known, one core for each instance. What the host takes away lengthens the times
+    and not the CPU time: without it an instance that computes all the time would seem to leave room.
     """
     assert device.cores is not None
-    busy_cores = runs.instances * (1.0 if runs.cpu_ms is None else runs.cpu_ms / runs.p50_ms)
+    busy_cores = runs.instances * (1.0 if runs.cpu_ms is None else runs.stretch * runs.cpu_ms / runs.p50_ms)
     return Utilization(min(1.0, max(busy_cores / device.cores, SMALLEST_UTILIZATION)), "cpu_time")
 
 

@@ -85,9 +85,7 @@ def measure_batch(sweep: Sweep, model: str, batch: int, instances: int) -> Runs:
         load = load_tier(target, draw(sweep.rows, batch))
     cpu_s, after = server.cpu_s(model) - cpu_before_s, model_counts(server.url, [model])[model]
     computed_ms = after.compute_ms - before.compute_ms
-    # What the host takes away lengthens the times and not the CPU time: without it an instance that computes
-    # all the time would seem to leave room for others.
-    busy_share = min(1.0, 1000.0 * cpu_s * stretch() / computed_ms)
+    busy_share = min(1.0, 1000.0 * cpu_s / computed_ms)
     once = load.once
     # Energy is counted over all runs, repeated ones included, and goes by compute time.
     joules_per_ms = spent.per(computed_ms)
@@ -104,4 +102,5 @@ def measure_batch(sweep: Sweep, model: str, batch: int, instances: int) -> Runs:
         overhead_ms=load.overhead_ms,
         client_p50_ms=once.client_p50_ms,
         queue_ms=once.queue_ms,
+        stretch=min(stretch(), 1.0 / busy_share) if busy_share > 0.0 else 1.0,
     )
