@@ -39,6 +39,8 @@ class GearBox:
             arrivals: rows that arrived since the last call, refused ones included.
             queue: rows admitted and unanswered.
         """
+        if not self._fastest:
+            return 0  # there is no other
         if self._window_start is None:
             self._window_start = now
         elapsed = now - self._window_start

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import fsum
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ class Instance:
 
     Attributes:
         weight: its share beside other work where the device is full.
+        runs: batches so far, by their rows.
     """
 
     place: int
@@ -34,6 +36,7 @@ class Instance:
     time_s: list[float]
     utilization: list[float]
     energy_j: list[float]
+    runs: list[int]
 
 
 def make_instance(
@@ -48,6 +51,7 @@ def make_instance(
         [0.0, *(part * service.time_ms / 1000.0).tolist()],
         [0.0, *service.utilization.tolist()],
         [0.0, *(part * energy_j).tolist()],
+        [0] * (len(energy_j) + 1),
     )
 
 
@@ -64,7 +68,7 @@ class Model:
         failed: gets the calls that are not answered.
 
     Attributes:
-        batches: that were run; `rows` in them, `energy_j` of them.
+        every: instance, lost ones included.
     """
 
     __slots__ = (
@@ -81,9 +85,7 @@ class Model:
         "_waiting",
         "_waiting_rows",
         "_woken_for",
-        "batches",
-        "energy_j",
-        "rows",
+        "every",
     )
 
     def __init__(
@@ -97,6 +99,7 @@ class Model:
         failed: Callable[[list[Thread]], None],
     ) -> None:
         self._clock = clock
+        self.every = tuple(instances)
         self._instances = list(instances)
         self._idle = deque(instances)
         self._most = most
@@ -109,9 +112,6 @@ class Model:
         self._waiting: deque[Thread] = deque()
         self._waiting_rows = 0
         self._woken_for = -1.0
-        self.batches = 0
-        self.rows = 0
-        self.energy_j = 0.0
 
     def put(self, ask: Thread) -> None:
         """Take a call in; it fails at once where no instance is left."""
@@ -130,6 +130,25 @@ class Model:
             ask.since_s = self._clock.now
         self._waiting += asks
         self._send(None)
+
+    @property
+    def batches(self) -> int:
+        """That were run."""
+        return sum(sum(instance.runs) for instance in self.every)
+
+    @property
+    def rows(self) -> int:
+        """In these."""
+        return sum(rows * runs for instance in self.every for rows, runs in enumerate(instance.runs))
+
+    @property
+    def energy_j(self) -> float:
+        """Of these."""
+        return fsum(
+            energy_j * runs
+            for instance in self.every
+            for energy_j, runs in zip(instance.energy_j, instance.runs, strict=True)
+        )
 
     @property
     def alive(self) -> bool:
@@ -168,9 +187,7 @@ class Model:
 
     def _run(self, asks: list[Thread], rows: int) -> None:
         instance = self._idle.popleft()
-        self.batches += 1
-        self.rows += rows
-        self.energy_j += instance.energy_j[rows]
+        instance.runs[rows] += 1
         instance.device.start(
             instance.time_s[rows],
             instance.utilization[rows],
