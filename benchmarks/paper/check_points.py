@@ -10,7 +10,7 @@ from benchmarks.paper.ways import Host, Served, Trace, figures
 from cascade_tools.serving.replay import Replayed, replay
 
 Check = tuple[Point, int, list[tuple[str, Served]]]
-ATTEMPTS = 2
+ATTEMPTS = 4
 COLUMNS = (
     Column("P95 at most, ms", ".0f"),
     Column("points, at most", ".2f"),
@@ -89,7 +89,7 @@ def _kept(point: Point, p95_ms: float, points: float) -> str:
 
 
 def _measured(bench: Bench, model: str, way: Served, trace: Trace) -> Replayed:
-    """The same generator for a router and for a tier's own model; once more where it lagged."""
+    """The same generator for a router and for a tier's own model; again where it lagged."""
     rows = bench.setting.test_rows
     tier = None if way.model is None else bench.setting.cascade.tier_names.index(way.label)
     for _ in range(ATTEMPTS):
