@@ -199,3 +199,15 @@ def test_energy_is_known_of_the_tiers_where_nothing_is_known_of_asking(tmp_path:
     asking_ms = row_cost(profile(*points), REACH, 32, may_be_inline=True, skips=False).cpu_ms
     with_asking = energy_per_row(problem, planned(problem).solution)
     assert with_asking == pytest.approx(1.25 * 0.2 + 5.0 * asking_ms / 1000.0)
+
+
+@pytest.mark.parametrize("cores", [4, 64])
+def test_the_giant_alone_takes_the_energy_of_the_front_end_and_of_no_router(
+    tmp_path: Path, cores: int
+) -> None:
+    known: dict[str, Any] = {"energy_j": 0.2, "energy_origin": "given"}
+    points = (point("quick", 0.16, batch=8, **known), point("giant", 10.0, **known))
+    spec = cascade(tmp_path, {**CPU, "cores": cores, "busy_watts": 5.0})
+    found = planned(problem_of(spec, profile(*points), {}, REACH, skips=False))
+    made = placement_of(found, [Named("cpu", 4096)], "pair", {})
+    assert made.giant_energy_j == pytest.approx(0.2 + 5.0 * FRONT_MS / 1000.0)
