@@ -20,6 +20,7 @@ from cascade_tools.planning.gears import (
     PlannedGears,
     RateBins,
     Trigger,
+    highest,
     plan_gears,
     zipf_bins,
 )
@@ -375,9 +376,35 @@ def test_the_highest_rate_that_is_said_is_feasible_and_little_more_is_not(slo: S
 
 
 def test_an_slo_that_no_rate_keeps_is_said_to_be_one() -> None:
-    with pytest.raises(Infeasible, match="no lower rate is feasible either") as caught:
+    with pytest.raises(
+        Infeasible, match=r"no lower rate is feasible either \(down to 0.0585 rows/s\)"
+    ) as caught:
         plan_gears(question(Slo(p95_ms=0.9), 60.0))
     assert caught.value.details["feasible_rps"] is None
+
+
+def test_the_highest_rate_is_found_however_much_was_asked_for() -> None:
+    found = {asked: highest.highest_rate(question(Slo(p95_ms=60.0), asked)) for asked in (9e3, 1e7)}
+    assert found[1e7] is not None
+    assert found[1e7] == pytest.approx(found[9e3], rel=0.03)
+
+
+def test_no_rate_is_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three bins 100 rows/s hold, of the highest alone 200: what is refused to the three stays so."""
+    asked = question(Slo(p95_ms=60.0), 9000.0)
+    tried: list[tuple[int, float]] = []
+
+    def held(tried_for: GearQuestion, rate: float) -> bool:
+        bins = len(tried_for.rates.shares)
+        tried.append((bins, rate))
+        return rate <= (200.0 if bins == 1 else 100.0)
+
+    monkeypatch.setattr(highest, "_is_feasible", held)
+    found = highest.highest_rate(asked)
+    assert found is not None
+    assert 97.0 <= found <= 100.0
+    assert {bins for bins, _ in tried} == {1, 3}
+    assert len(set(tried)) == len(tried)
 
 
 def test_many_bins_and_policies_are_planned_in_few_rounds() -> None:
