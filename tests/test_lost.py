@@ -14,7 +14,7 @@ from cascade_tools.stages.lost import passed_on, what_is_left
     ("gone", "left"),
     [
         ((), (1.0, 0.4, 0.1)),
-        ((0,), (0.0, 1.0, 0.1)),  # all rows enter one tier later
+        ((0,), (0.0, 1.0, 0.25)),  # all rows enter one tier later, which passes on a quarter as before
         ((1,), (1.0, 0.0, 0.4)),
         ((2,), (1.0, 0.4, 0.0)),  # the second tier's answer is taken
         ((0, 1), (0.0, 0.0, 1.0)),
@@ -31,9 +31,20 @@ def test_rows_of_a_lost_tier_go_to_the_next_larger_one(
 def test_rows_that_passed_over_a_lost_tier_are_others() -> None:
     # .25 of all rows reach the last straight from the first, .05 from the second; now it sees all .2 of that.
     assert passed_on((1.0, 0.2, 0.3), (1,), skips=True) == pytest.approx((1.0, 0.0, 0.5))
-    assert passed_on((1.0, 0.4, 0.1), (0,), skips=True) == pytest.approx((0.0, 1.0, 0.1))
+    assert passed_on((1.0, 0.4, 0.1), (0,), skips=True) == pytest.approx((0.0, 1.0, 0.25))
     assert passed_on((1.0, 0.4, 0.3, 0.2), (1, 2), skips=True) == pytest.approx((1.0, 0.0, 0.0, 0.9))
     assert passed_on((1.0, 0.4, 0.1), (1, 2), skips=True) == pytest.approx((1.0, 0.0, 0.0))
+
+
+def test_a_tier_passes_on_as_large_a_share_as_before() -> None:
+    assert passed_on((1.0, 0.5, 0.4, 0.2), (1,), skips=False) == pytest.approx((1.0, 0.0, 0.5, 0.25))
+    # More than all rows nobody sees; what a lost tier would have seen then is passed on, too.
+    assert passed_on((1.0, 0.2, 0.3), (0,), skips=True) == pytest.approx((0.0, 1.0, 1.0))
+    assert passed_on((1.0, 0.4, 0.2, 0.1), (0, 2), skips=False) == pytest.approx((0.0, 1.0, 0.0, 0.5))
+
+
+def test_a_tier_that_only_stands_in_passes_nothing_on() -> None:
+    assert passed_on((1.0, 0.0, 0.1), (0,), skips=True) == pytest.approx((0.0, 1.0, 0.1))
 
 
 def variant(ms: float) -> Variant:

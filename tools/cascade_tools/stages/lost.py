@@ -46,7 +46,8 @@ def passed_on(reach: Sequence[float], gone: Sequence[int], *, skips: bool) -> tu
 
     The next larger tier that is left sees its rows; without a larger one the answer so far is taken. Without
     skips what a tier sees is among what the one before it sees. With them it may all be other rows, so that
-    the next one sees at most both.
+    the next one sees at most both. Of these rows it passes on as large a share as before (the new ones are
+    easier), unless it saw none before: then it stands in, and answers for good.
 
     Args:
         reach: share of all rows that each tier sees, smallest tier first.
@@ -60,8 +61,13 @@ def passed_on(reach: Sequence[float], gone: Sequence[int], *, skips: bool) -> tu
     for i in sorted(gone):
         share, found[i] = found[i], 0.0
         larger = next((j for j in range(i + 1, len(reach)) if j not in gone), None)
-        if larger is not None:
-            found[larger] = min(1.0, found[larger] + share) if skips else max(found[larger], share)
+        if larger is None:
+            continue
+        seen = found[larger]
+        found[larger] = min(1.0, seen + share) if skips else max(seen, share)
+        if seen > 0.0:
+            more = found[larger] / seen
+            found[larger + 1 :] = [min(1.0, more * other) for other in found[larger + 1 :]]
     return tuple(found) if any(share > 0.0 for share in found) else None
 
 
