@@ -80,6 +80,32 @@ def test_what_is_left_names_every_device_and_host() -> None:
     assert by["host", 1].homeless == ()
 
 
+def test_other_routes_serve_only_where_they_are_needed_and_do() -> None:
+    tiers = (TierLoad("small", 1.0, (variant(1.0),)), TierLoad("mid", 0.0, (variant(1.0),)))
+    problem = Problem((*tiers, TierLoad("large", 0.5, (variant(4.0),))), tuple([Device("g", 100)] * 3))
+    count = np.eye(3, dtype=np.int64)
+    rate, busy = balance(problem, count)
+    solution = Solution(count, busy, rate, rate, rate, "optimal", "direct")
+
+    def routes(gone: tuple[int, ...]) -> tuple[float, ...] | None:
+        return None if gone == (2,) else (0.0, 0.0, 1.0)
+
+    small, mid, large, _ = what_is_left(problem, solution, without=routes)
+    assert (small.by_routes, small.reach["large"]) == (True, 1.0)
+    # No row asks for `mid`: the present policy goes on. Without `large` there is no other here.
+    assert (mid.homeless, mid.by_routes, mid.rate_rps) == (("mid",), False, pytest.approx(rate))
+    assert (large.rate_rps, large.by_routes) == (None, False)
+
+
+def test_a_loss_after_which_rows_reach_nothing_is_not_that_of_the_router() -> None:
+    tiers = (TierLoad("small", 0.0, (variant(1.0),)), TierLoad("giant", 1.0, (variant(1.0),)))
+    problem = Problem(tiers, (Device("g", 100), Device("g", 100)))
+    count = np.eye(2, dtype=np.int64)
+    rate, busy = balance(problem, count)
+    _, giant, _ = what_is_left(problem, Solution(count, busy, rate, rate, rate, "optimal", "direct"))
+    assert (giant.homeless, giant.rate_rps, giant.router_gone) == (("giant",), None, False)
+
+
 def test_what_asks_the_tiers_is_none_of_them() -> None:
     tiers = (
         TierLoad("(asking)", 1.0, (variant(0.1),), overhead=True),
@@ -92,3 +118,4 @@ def test_what_asks_the_tiers_is_none_of_them() -> None:
     assert [(lost.what, lost.homeless, lost.rate_rps, lost.reach) for lost in found] == [
         ("device", ("only",), None, {})
     ]
+    assert [lost.router_gone for lost in found] == [True]

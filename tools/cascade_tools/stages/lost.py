@@ -37,8 +37,7 @@ def what_is_left(
         return tuple(found.get(i, tier.reach) for i, tier in enumerate(problem.tiers))
 
     found = losses(problem, solution, without or reach_without)
-    lost = (_lost(problem, left) for left in found)
-    return tuple(one.model_copy(update={"by_routes": bool(without and one.homeless)}) for one in lost)
+    return tuple(_lost(problem, left, has_routes=without is not None) for left in found)
 
 
 def passed_on(reach: Sequence[float], gone: Sequence[int], *, skips: bool) -> tuple[float, ...] | None:
@@ -71,14 +70,17 @@ def passed_on(reach: Sequence[float], gone: Sequence[int], *, skips: bool) -> tu
     return tuple(found) if any(share > 0.0 for share in found) else None
 
 
-def _lost(problem: Problem, left: Left) -> Lost:
+def _lost(problem: Problem, left: Left, *, has_routes: bool) -> Lost:
     names = [tier.name for tier in problem.tiers]
+    present = tuple(tier.reach for tier in problem.tiers)
     tiers = {tier.name for tier in problem.tiers if not tier.overhead}
     reach = {} if left.reach is None else dict(zip(names, left.reach, strict=True))
     return Lost(
         what=left.what,
         which=left.which,
         homeless=tuple(names[i] for i in left.gone if names[i] in tiers),
+        by_routes=has_routes and left.serves and left.reach != present,
+        router_gone=any(problem.tiers[i].overhead for i in left.gone),
         reach={name: share for name, share in reach.items() if name in tiers} if left.serves else {},
         rate_rps=left.rate_rps if left.serves else None,
         busiest_share=left.busiest_share if left.serves else None,
