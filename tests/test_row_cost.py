@@ -82,7 +82,7 @@ def flood_rps(profile: Profile, share: float, most: int, *, inline: bool) -> flo
         *tiers, router={"max_batch_size": most, "own": own, "server": server, "inline_entry_ms": 2.0}
     )
     which = (np.random.default_rng(0).random(2000) < share).astype(np.int64)
-    found = run(made, np.zeros(2000), recorded([0.9, 0.9], [0.1, 0.9]), which.tolist())
+    found = run(made, [0.0] * 2000, recorded([0.9, 0.9], [0.1, 0.9]), which.tolist())
     return 2000.0 * 1000.0 / float(found.outcomes.latency_ms.max())
 
 
