@@ -140,6 +140,19 @@ def test_a_first_tier_that_the_router_runs_takes_turns_with_its_threads() -> Non
     assert found.alone_ms == pytest.approx(0.3)
 
 
+def test_a_further_tier_runs_in_execute_where_the_router_plans_it_to_be_quick() -> None:
+    """The router counts with the tails, which may be long where medians are short."""
+    reach = {"quick": 1.0, "next": 0.5, "giant": 0.25}
+    found = []
+    for p99_ms in (0.1, 4.0):
+        one = profile_of((0.1, 0.16))
+        tails = point("next", 0.1, 8).model_copy(update={"latency_p99_ms": p99_ms})
+        one = one.model_copy(update={"points": (*one.points, point("next", 0.05), tails)})
+        found.append(row_cost(one, reach, 8, may_be_inline=True, skips=False))
+    # What `next` answers is late if it is handed off.
+    assert found[1].cpu_ms - found[0].cpu_ms == pytest.approx(0.25 * 0.8)
+
+
 def test_before_a_process_that_binds_batches_are_full() -> None:
     profile = profile_of((0.1, 0.16), server={})
     # At 8 rows `quick` has its best throughput: that is the planned batch, for what the cores do.

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from cascade_tools.artifacts import INLINE_ENTRY_MS, Profile, RouterCost
 from cascade_tools.planning.curves import latency_at
 from cascade_tools.runtime.router import HAND_OFF_MS
+from cascade_tools.stages.ladder import further_row_ms
 from cascade_tools.stages.search import planned_point
 
 
@@ -116,8 +117,9 @@ class _Batch:
         return [tier for tier in self.seen if tier == entry or self._is_quick(tier)]
 
     def _is_quick(self, tier: str) -> bool:
-        rows = max(1, round(self.rows * self.seen[tier]))
-        return self.inline[tier] and latency_at(self.profile.points_of(tier), rows) <= HAND_OFF_MS
+        points, further = self.profile.points_of(tier), max(0.0, self.rows * self.seen[tier] - 1.0)
+        planned_ms = points[0].latency_p50_ms + further * further_row_ms(points)
+        return self.inline[tier] and planned_ms <= HAND_OFF_MS
 
     def _late(self) -> float:
         here = self._in_execute()
