@@ -93,7 +93,7 @@ def test_a_policy_says_whether_it_skips(to: tuple[int, int], skips: bool) -> Non
 def test_one_process_of_the_router_caps_the_rate_however_many_cores_there_are(tmp_path: Path) -> None:
     wide = {**CPU, "cores": 64}
     made = {}
-    cost = row_cost(profile(*ON_CPU), REACH, 32, may_be_inline=True, skips=False)
+    cost = row_cost(profile(*ON_CPU), REACH, 32, ("cpu",), may_be_inline=True, skips=False)
     for instances in (1, 2):
         spec = cascade(tmp_path, wide, serving={"router_instances": instances})
         asked = asking_of(spec, profile(*ON_CPU), REACH, skips=False)
@@ -196,7 +196,7 @@ def test_energy_is_known_of_the_tiers_where_nothing_is_known_of_asking(tmp_path:
     assert energy_per_row(found.problem, found.solution) == pytest.approx(1.25 * 0.2)
     watts = cascade(tmp_path, {**CPU, "busy_watts": 5.0})
     problem = problem_of(watts, profile(*points), {}, REACH, skips=False)
-    asking_ms = row_cost(profile(*points), REACH, 32, may_be_inline=True, skips=False).cpu_ms
+    asking_ms = row_cost(profile(*points), REACH, 32, ("cpu",), may_be_inline=True, skips=False).cpu_ms
     with_asking = energy_per_row(problem, planned(problem).solution)
     assert with_asking == pytest.approx(1.25 * 0.2 + 5.0 * asking_ms / 1000.0)
 

@@ -20,6 +20,7 @@ SERVER = {"request_ms": 0.3, "call_ms": 0.4}
 OWN_OF_DIGITS = {"batch_ms": 0.95, "request_ms": 0.11, "call_ms": 0.58, "late_ms": 0.21}
 SERVER_OF_DIGITS = {"batch_ms": 0.54, "request_ms": 0.21, "call_ms": 1.26, "late_ms": 0.12}
 # Of eight rows of which each needs the giant with a chance of a quarter: how many calls of it per row.
+CPU_ONLY = ("cpu",)
 REACH = {"quick": 1.0, "giant": 0.25}
 GIANT_CALLS = (1.0 - 0.75**8) / 8
 
@@ -102,13 +103,13 @@ def test_a_flood_gets_as_much_out_of_a_process_in_the_simulator(
 ) -> None:
     profile = profile_of(quick_ms, *costs)
     reach = {"quick": 1.0, "giant": share}
-    found = row_cost(profile, reach, most, may_be_inline=inline, skips=False)
+    found = row_cost(profile, reach, most, CPU_ONLY, may_be_inline=inline, skips=False)
     simulated_rps = flood_rps(profile, share, most, inline=inline)
     assert 1000.0 / found.serial_ms == pytest.approx(simulated_rps, rel=0.1)
 
 
 def test_execute_calls_a_quick_first_tier_itself_and_answers_what_it_accepts() -> None:
-    found = row_cost(profile_of((0.1, 0.16)), REACH, 8, may_be_inline=False, skips=False)
+    found = row_cost(profile_of((0.1, 0.16)), REACH, 8, CPU_ONLY, may_be_inline=False, skips=False)
     # Late is what the giant answers; `execute` waits for the call and until Triton has the other answers.
     own_ms = 0.8 / 8 + 0.2 + 0.1 / 8
     pool_ms = GIANT_CALLS * 0.1 + 0.25 * 0.8
@@ -119,12 +120,14 @@ def test_execute_calls_a_quick_first_tier_itself_and_answers_what_it_accepts() -
 
 
 def test_on_the_cpu_alone_so_it_does_with_an_adopted_one() -> None:
-    adopted = row_cost(profile_of((0.1, 0.16), kind="triton"), REACH, 8, may_be_inline=True, skips=False)
-    assert adopted == row_cost(profile_of((0.1, 0.16)), REACH, 8, may_be_inline=False, skips=False)
+    adopted = row_cost(
+        profile_of((0.1, 0.16), kind="triton"), REACH, 8, CPU_ONLY, may_be_inline=True, skips=False
+    )
+    assert adopted == row_cost(profile_of((0.1, 0.16)), REACH, 8, CPU_ONLY, may_be_inline=False, skips=False)
 
 
 def test_all_is_handed_off_where_the_first_tier_is_not_quick() -> None:
-    found = row_cost(profile_of((2.1, 4.0)), REACH, 8, may_be_inline=False, skips=False)
+    found = row_cost(profile_of((2.1, 4.0)), REACH, 8, CPU_ONLY, may_be_inline=False, skips=False)
     own_ms = 0.8 / 8 + 0.2
     pool_ms = (1 / 8 + GIANT_CALLS) * 0.1 + 0.8
     assert found.serial_ms == pytest.approx(own_ms + pool_ms)
@@ -132,7 +135,7 @@ def test_all_is_handed_off_where_the_first_tier_is_not_quick() -> None:
 
 
 def test_a_first_tier_that_the_router_runs_takes_turns_with_its_threads() -> None:
-    found = row_cost(profile_of((0.1, 0.16)), REACH, 8, may_be_inline=True, skips=False)
+    found = row_cost(profile_of((0.1, 0.16)), REACH, 8, CPU_ONLY, may_be_inline=True, skips=False)
     own_ms = 0.8 / 8 + 0.2 + (0.06 + 0.16) / 8
     pool_ms, waits_ms = GIANT_CALLS * 0.1 + 0.25 * 0.8, 0.75 * 0.3
     assert found.serial_ms == pytest.approx(own_ms + waits_ms + pool_ms**2 / (4.0 * waits_ms))
@@ -148,7 +151,7 @@ def test_a_further_tier_runs_in_execute_where_the_router_plans_it_to_be_quick() 
         one = profile_of((0.1, 0.16))
         tails = point("next", 0.1, 8).model_copy(update={"latency_p99_ms": p99_ms})
         one = one.model_copy(update={"points": (*one.points, point("next", 0.05), tails)})
-        found.append(row_cost(one, reach, 8, may_be_inline=True, skips=False))
+        found.append(row_cost(one, reach, 8, CPU_ONLY, may_be_inline=True, skips=False))
     # What `next` answers is late if it is handed off.
     assert found[1].cpu_ms - found[0].cpu_ms == pytest.approx(0.25 * 0.8)
 
@@ -156,19 +159,26 @@ def test_a_further_tier_runs_in_execute_where_the_router_plans_it_to_be_quick() 
 def test_before_a_process_that_binds_batches_are_full() -> None:
     profile = profile_of((0.1, 0.16), server={})
     # At 8 rows `quick` has its best throughput: that is the planned batch, for what the cores do.
-    eight, more = (row_cost(profile, {"quick": 1.0}, n, may_be_inline=False, skips=False) for n in (8, 32))
+    eight, more = (
+        row_cost(profile, {"quick": 1.0}, n, CPU_ONLY, may_be_inline=False, skips=False) for n in (8, 32)
+    )
     assert eight.serial_ms == pytest.approx(0.2 + (0.8 + 0.1 + 0.16) / 8)
     assert more.serial_ms < 0.2 + 0.16 / 8 + (0.8 + 0.1) / 32
-    assert row_cost(profile, {"quick": 1.0}, 1, may_be_inline=False, skips=False).serial_ms == pytest.approx(
-        0.2 + 0.8 + 0.1 + 0.1
-    )
+    assert row_cost(
+        profile, {"quick": 1.0}, 1, CPU_ONLY, may_be_inline=False, skips=False
+    ).serial_ms == pytest.approx(0.2 + 0.8 + 0.1 + 0.1)
 
 
 def test_execute_waits_for_the_device_type_where_the_first_tier_is_the_quickest() -> None:
     slow = profile_of((0.1, 0.16), server={})
     quicker = slow.model_copy(update={"points": (*slow.points, point("quick", 0.08, 8, "gpu"))})
-    found = [row_cost(p, {"quick": 1.0}, 8, may_be_inline=False, skips=False) for p in (slow, quicker)]
-    assert found[0].serial_ms - found[1].serial_ms == pytest.approx(0.08 / 8)
+
+    def serial_ms(one: Profile, *kinds: str) -> float:
+        return row_cost(one, {"quick": 1.0}, 8, kinds, may_be_inline=False, skips=False).serial_ms
+
+    assert serial_ms(slow, "cpu", "gpu") - serial_ms(quicker, "cpu", "gpu") == pytest.approx(0.08 / 8)
+    # What is profiled and not there is quick for nobody.
+    assert serial_ms(quicker, "cpu") == serial_ms(slow, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,9 @@ def asking_of(cascade: Cascade, profile: Profile, reach: Mapping[str, float], *,
         return Asking(None, note=APART)
     note = NO_COST if profile.router is None else ""
     only_cpu = len(groups) == 1
-    cost = row_cost(profile, reach, cascade.serving.max_batch_size, may_be_inline=only_cpu, skips=skips)
+    kinds = {group.type for group in groups}
+    largest = cascade.serving.max_batch_size
+    cost = row_cost(profile, reach, largest, kinds, may_be_inline=only_cpu, skips=skips)
     if cost.cpu_ms <= 0.0:
         return Asking(None, note=note)
     instances = cascade.serving.router_instances

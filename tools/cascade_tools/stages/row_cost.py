@@ -14,7 +14,7 @@ taken. The simulator has all this in detail (`tests/test_row_cost.py` holds both
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
 from typing import NamedTuple
@@ -41,7 +41,13 @@ class RowCost(NamedTuple):
 
 
 def row_cost(
-    profile: Profile, reach: Mapping[str, float], largest_batch: int, *, may_be_inline: bool, skips: bool
+    profile: Profile,
+    reach: Mapping[str, float],
+    largest_batch: int,
+    kinds: Collection[str],
+    *,
+    may_be_inline: bool,
+    skips: bool,
 ) -> RowCost:
     """What a row costs that takes the way of the average row.
 
@@ -52,6 +58,7 @@ def row_cost(
         profile: of the tiers and the router.
         reach: share of all rows that each tier sees, smallest tier first.
         largest_batch: rows of a batch of the router at most.
+        kinds: types of the devices that there are.
         may_be_inline: the router may run quick tiers itself; false where they may stand on a GPU.
         skips: whether rows may pass over a tier.
     """
@@ -64,9 +71,9 @@ def row_cost(
         )
     planned_rows = float(planned_point(profile, next(iter(seen)), largest_batch).batch)
     alone_rows = float(planned_point(profile, list(reach)[-1], largest_batch).batch)
-    full = _Batch(profile, router, seen, inline, skips, float(largest_batch))
+    full = _Batch(profile, router, seen, inline, kinds, skips, float(largest_batch))
     return RowCost(
-        cpu_ms=_Batch(profile, router, seen, inline, skips, planned_rows).cpu_ms(),
+        cpu_ms=_Batch(profile, router, seen, inline, kinds, skips, planned_rows).cpu_ms(),
         serial_ms=full.serial_ms(),
         # What no process of the router does is the front end's.
         alone_ms=router.server.per_row_ms(alone_rows, 0.0, 0.0),
@@ -80,6 +87,7 @@ class _Batch:
     Attributes:
         seen: share of all rows that each tier sees, without those that see none.
         inline: which tiers the router runs itself.
+        kinds: types of the devices that there are.
         skips: whether rows may pass over a tier.
         rows: of the batch.
     """
@@ -88,6 +96,7 @@ class _Batch:
     router: RouterCost
     seen: Mapping[str, float]
     inline: Mapping[str, bool]
+    kinds: Collection[str]
     skips: bool
     rows: float
 
@@ -141,11 +150,12 @@ class _Batch:
         )
 
     def _tier_ms(self, tier: str) -> float:
-        """Of a tier's own time, on the device type where it is the quickest; on the CPU if it is inline."""
+        """Of a tier's own time, on the device type where it is the quickest; of any, if none is profiled."""
         share = self.seen[tier]
         rows = max(1, round(self.rows * share))
-        kinds = dict.fromkeys(point.device for point in self.profile.points if point.tier == tier)
-        return share * min(latency_at(self.profile.points_of(tier, kind), rows) for kind in kinds) / rows
+        points = [found for kind in self.kinds if (found := self.profile.points_of(tier, kind))]
+        points = points or [self.profile.points_of(tier)]
+        return share * min(latency_at(found, rows) for found in points) / rows
 
 
 def groups_per_row(share: float, batch_rows: float) -> float:
