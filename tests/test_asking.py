@@ -21,31 +21,25 @@ from cascade_tools.stages.asking import (
     NO_COST,
     NO_CPU,
     asking_of,
-    groups_per_row,
     has_skips,
-    late_share,
-    row_cost,
 )
 from cascade_tools.stages.lost import what_is_left
 from cascade_tools.stages.placed import Named, energy_per_row, placement_of, planned
+from cascade_tools.stages.row_cost import row_cost
 from cascade_tools.stages.tier_loads import problem_of
 
 CPU = {"type": "cpu", "kind": "cpu", "cores": 4, "memory_mib": 4096}
 GPUS = {"type": "gpu", "kind": "gpu", "count": 2, "memory_mib": 8192}
 HOP = Hop(latency_ms=0.5, cpu_ms=0.4, step_ms=0.06, origin="measured")
 REACH = {"quick": 1.0, "giant": 0.25}
-FRONT_MS, SERIAL_MS, LATE_MS, CALL_MS, CALL_ELSEWHERE_MS = 0.3, 0.2, 0.8, 0.1, 0.4
+FRONT_MS = 0.3
 ROUTER = RouterCost(
-    router=WorkCost(batch_ms=0.8, request_ms=SERIAL_MS, call_ms=CALL_MS, late_ms=LATE_MS),
-    server=WorkCost(request_ms=FRONT_MS, call_ms=CALL_ELSEWHERE_MS),
+    router=WorkCost(batch_ms=0.8, request_ms=0.2, call_ms=0.1, late_ms=0.8),
+    server=WorkCost(request_ms=FRONT_MS, call_ms=0.4),
     client=WorkCost(request_ms=9.0),
     rest_ms=(0.0,),
     origin="measured",
 )
-# Of eight rows of which each needs the giant with a chance of a quarter: how many calls of it per row.
-GIANT_CALLS = (1.0 - 0.75**8) / 8
-SERIAL_OF_EIGHT_MS = SERIAL_MS + 0.8 / 8 + GIANT_CALLS * CALL_MS + 0.25 * LATE_MS
-STEP_MS = 0.06 / 8
 
 
 def point(tier: str, ms: float, device: str = "cpu", batch: int = 1, **more: Any) -> ProfilePoint:
@@ -90,44 +84,6 @@ def cascade(folder: Path, *devices: Mapping[str, Any], **changes: Any) -> Cascad
     return load_cascade(folder)
 
 
-def test_a_row_costs_its_calls_the_front_end_and_the_router() -> None:
-    found = row_cost(profile(*ON_CPU), REACH, 32, may_be_inline=True, skips=False)
-    calls_ms = GIANT_CALLS * CALL_ELSEWHERE_MS
-    assert found.cpu_ms == pytest.approx(STEP_MS + calls_ms + FRONT_MS + SERIAL_OF_EIGHT_MS)
-    # `quick` runs inside `execute`: 0.16 ms and a step for eight rows.
-    assert found.serial_ms == pytest.approx(SERIAL_OF_EIGHT_MS + 0.16 / 8 + STEP_MS)
-    assert found.alone_ms == pytest.approx(FRONT_MS)
-
-
-def test_a_batch_of_the_router_is_no_larger_than_the_largest() -> None:
-    alone = row_cost(profile(*ON_CPU), REACH, 1, may_be_inline=True, skips=False)
-    assert alone.serial_ms == pytest.approx(SERIAL_MS + 0.8 + 0.25 * (LATE_MS + CALL_MS) + 0.1 + 0.06)
-
-
-def test_where_there_are_gpus_every_tier_is_called_and_every_answer_is_late() -> None:
-    found = row_cost(profile(*ON_BOTH), REACH, 32, may_be_inline=False, skips=False)
-    calls = 1 / 8 + GIANT_CALLS
-    serial_ms = SERIAL_MS + 0.1 + LATE_MS + calls * CALL_MS
-    assert found.serial_ms == pytest.approx(serial_ms)
-    assert found.cpu_ms == pytest.approx(serial_ms + FRONT_MS + calls * CALL_ELSEWHERE_MS)
-
-
-@pytest.mark.parametrize(
-    ("reach", "skips", "share"),
-    [([], True, 0.0), ([0.3, 0.2], False, 0.3), ([0.3, 0.2], True, 0.5), ([0.9, 0.4], True, 1.0)],
-)
-def test_late_is_what_leaves_the_router(reach: list[float], skips: bool, share: float) -> None:
-    assert late_share(reach, skips=skips) == pytest.approx(share)
-
-
-def test_rows_of_a_batch_share_a_call() -> None:
-    assert groups_per_row(1.0, 8.0) == pytest.approx(1 / 8)
-    assert groups_per_row(0.3, 1.0) == pytest.approx(0.3)
-    rng = np.random.default_rng(0)
-    some = (rng.random((200_000, 4)) < 0.2).any(axis=1).mean() / 4
-    assert groups_per_row(0.2, 4.0) == pytest.approx(some, rel=0.01)
-
-
 @pytest.mark.parametrize(("to", "skips"), [((1, -1), False), ((2, -1), True)])
 def test_a_policy_says_whether_it_skips(to: tuple[int, int], skips: bool) -> None:
     routes = [{"cuts": [0.5], "to": to}, {"cuts": [0.5], "to": (2, -1)}, {"cuts": [], "to": (-1,)}]
@@ -137,6 +93,7 @@ def test_a_policy_says_whether_it_skips(to: tuple[int, int], skips: bool) -> Non
 def test_one_process_of_the_router_caps_the_rate_however_many_cores_there_are(tmp_path: Path) -> None:
     wide = {**CPU, "cores": 64}
     made = {}
+    cost = row_cost(profile(*ON_CPU), REACH, 32, ("cpu",), may_be_inline=True, skips=False)
     for instances in (1, 2):
         spec = cascade(tmp_path, wide, serving={"router_instances": instances})
         asked = asking_of(spec, profile(*ON_CPU), REACH, skips=False)
@@ -148,12 +105,11 @@ def test_one_process_of_the_router_caps_the_rate_however_many_cores_there_are(tm
         )
         problem = replace(problem, tiers=(problem.tiers[0], *light))
         rate, busy = balance(problem, np.array([[1], [500], [500]]))
-        assert asked.router_rps == pytest.approx(instances * 1000.0 / (SERIAL_OF_EIGHT_MS + 0.22 / 8))
+        assert asked.router_rps == pytest.approx(instances * 1000.0 / cost.serial_ms)
         assert rate == pytest.approx(asked.router_rps)
         # The router keeps as many cores busy as its CPU time says, and no more.
         share = problem.tiers[0].variants[0].utilization["cpu"] * busy[0, 0]
-        cpu_ms = STEP_MS + GIANT_CALLS * CALL_ELSEWHERE_MS + FRONT_MS + SERIAL_OF_EIGHT_MS
-        assert share == pytest.approx(rate * cpu_ms / 1000.0 / 64)
+        assert share == pytest.approx(rate * cost.cpu_ms / 1000.0 / 64)
         made[instances] = rate
     assert made[2] == pytest.approx(2.0 * made[1])
 
@@ -240,6 +196,18 @@ def test_energy_is_known_of_the_tiers_where_nothing_is_known_of_asking(tmp_path:
     assert energy_per_row(found.problem, found.solution) == pytest.approx(1.25 * 0.2)
     watts = cascade(tmp_path, {**CPU, "busy_watts": 5.0})
     problem = problem_of(watts, profile(*points), {}, REACH, skips=False)
-    asking_ms = row_cost(profile(*points), REACH, 32, may_be_inline=True, skips=False).cpu_ms
+    asking_ms = row_cost(profile(*points), REACH, 32, ("cpu",), may_be_inline=True, skips=False).cpu_ms
     with_asking = energy_per_row(problem, planned(problem).solution)
     assert with_asking == pytest.approx(1.25 * 0.2 + 5.0 * asking_ms / 1000.0)
+
+
+@pytest.mark.parametrize("cores", [4, 64])
+def test_the_giant_alone_takes_the_energy_of_the_front_end_and_of_no_router(
+    tmp_path: Path, cores: int
+) -> None:
+    known: dict[str, Any] = {"energy_j": 0.2, "energy_origin": "given"}
+    points = (point("quick", 0.16, batch=8, **known), point("giant", 10.0, **known))
+    spec = cascade(tmp_path, {**CPU, "cores": cores, "busy_watts": 5.0})
+    found = planned(problem_of(spec, profile(*points), {}, REACH, skips=False))
+    made = placement_of(found, [Named("cpu", 4096)], "pair", {})
+    assert made.giant_energy_j == pytest.approx(0.2 + 5.0 * FRONT_MS / 1000.0)

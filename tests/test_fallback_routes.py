@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
-from cascade_tools.artifacts import Placement, Profile
+from cascade_tools.artifacts import Hop, Lost, Placement, PolicyTable, Profile
 from cascade_tools.planning.fallbacks import losses
 from cascade_tools.planning.placement.balance import balance
 from cascade_tools.planning.placement.problem import Device, Problem, Solution, TierLoad, Variant
 from cascade_tools.stages.lost import what_is_left
 from cascade_tools.stages.place import PLACEMENT_FILE
 from cascade_tools.stages.profile import PROFILE_FILE
+from cascade_tools.stages.sustained import sustained_without
 from cascade_tools.store import Workspace
+from tests.test_gears import CHEAP
 from tests.test_gears_stage import planned, planned_gears
 
-GPUS = {
+GPUS: dict[str, list[dict[str, Any]]] = {
     "devices": [
         {"type": "cores", "kind": "cpu", "cores": 2, "memory_mib": 10},
         {"type": "gpu", "kind": "gpu", "count": 2, "memory_mib": 150},
@@ -54,6 +58,40 @@ def test_place_and_gears_say_the_same_of_a_lost_device(tmp_path: Path) -> None:
         assert fallback.reach[other] == 1.0
     # Without `small` the rate is that of one instance of `large`, and the other way round.
     assert (by_tier["large",].sustains_rps or 0.0) > 5.0 * (by_tier["small",].sustains_rps or 0.0)
+
+
+def test_what_takes_the_router_away_says_nothing_of_a_tier_on_its_host(tmp_path: Path) -> None:
+    work = on_gpus(tmp_path)
+    one_each = {"devices": [{**GPUS["devices"][0], "memory_mib": 150}, {**GPUS["devices"][1], "count": 1}]}
+    (work.cascade.folder / "devices.yaml").write_text(yaml.safe_dump(one_each))
+    profile = work.load(PROFILE_FILE, Profile, "profile")
+    hop = Hop(latency_ms=0.1, cpu_ms=0.05, step_ms=0.01, origin="given")
+    work.save(PROFILE_FILE, profile.model_copy(update={"hop": hop}))
+    plan = planned_gears(work)
+    placement = work.load(PLACEMENT_FILE, Placement, "place")
+    (there,) = (placed.tier for placed in placement.instances if placed.device == 0)
+    (cpu,) = (lost for lost in placement.losses if (lost.what, lost.which) == ("device", (0,)))
+    assert (cpu.rate_rps, cpu.homeless) == (None, (there,))
+    # That tier alone may be broken all the same: the other one serves, with all devices there.
+    fallback = next(entry for entry in plan.fallbacks if entry.without == (there,))
+    assert fallback.sustains_rps is not None
+    assert fallback.sustains_rps > 10.0
+
+
+def test_what_only_the_router_takes_along_has_no_rate() -> None:
+    gone = Lost(what="device", which=(0,), homeless=("small", "mid"), rate_rps=None)
+    left = gone.model_copy(update={"which": (1,), "rate_rps": 7.0})
+
+    def nothing(reach: Mapping[str, float], table: PolicyTable | None) -> float:
+        raise AssertionError("two tiers are not broken while their devices are there")
+
+    assert sustained_without({"small", "mid"}, CHEAP, nothing, [gone]) is None
+    assert sustained_without({"small", "mid"}, CHEAP, nothing, [gone, left]) == 7.0
+
+    def all_there(reach: Mapping[str, float], table: PolicyTable | None) -> float:
+        return 5.0 if (reach, table) == (CHEAP.reach, CHEAP.table) else 0.0
+
+    assert sustained_without({"small"}, CHEAP, all_there, [gone, left]) == 5.0
 
 
 def piece(ms: float, stages: int = 1) -> Variant:

@@ -20,11 +20,14 @@ from cascade_tools.planning.gears import (
     PlannedGears,
     RateBins,
     Trigger,
+    highest,
     plan_gears,
     zipf_bins,
 )
 from cascade_tools.planning.gears.descent import Descents
 from cascade_tools.planning.gears.front import with_reach
+from cascade_tools.planning.gears.refused import Refused
+from cascade_tools.planning.gears.scenarios import Common
 from cascade_tools.planning.placement.balance import balance
 from cascade_tools.planning.placement.problem import Device, IntArray, Problem, TierLoad, Variant
 from cascade_tools.spec import Slo
@@ -333,8 +336,7 @@ def test_many_bins_that_go_down_many_policies_take_few_rounds() -> None:
     """There are far more refusals than rounds."""
     placement = np.array([[1, 0], [1, 1]], np.int64)
     rates = zipf_bins(150.0, 24, 0.0)
-    asked = question(Slo(p95_ms=13.0), rates=rates, policies=TWELVE, placement=placement)
-    descents = Descents(asked)
+    descents = Descents(question(Slo(p95_ms=13.0), rates=rates, policies=TWELVE))
     found = descents.descend({}, placement)
     assert len(found.refused) - len(descents.hopeless) > 100
     assert found.plan is not None
@@ -345,22 +347,44 @@ def test_many_bins_that_go_down_many_policies_take_few_rounds() -> None:
 def test_a_bin_keeps_a_policy_that_it_sustains_beside_one_that_just_does_not() -> None:
     """Both margins are within a percent of each other: one bin is refused, not its neighbour."""
     placement = np.array([[1, 0], [1, 1]], np.int64)
-    asked = question(Slo(p95_ms=900.0), placement=placement)
+    asked = question(Slo(p95_ms=900.0))
     most = Queueing(asked.problem).rated(placement, POLICIES[0]) * asked.target_busy_share
     edges = np.array([0.0, 0.997 * most, 1.003 * most])
     asked = replace(asked, rates=RateBins(edges, np.array([0.1, 0.9]), "histogram"))
-    found = Descents(asked).descend({}, placement)
+    descents = Descents(asked)
+    found = descents.descend({}, placement)
     assert found.plan is not None
-    assert (0, 0) not in found.refused
-    assert (1, 0) in found.refused
+    assert set(found.refused) - set(descents.hopeless) == {(1, 0)}
     assert found.plan.assigned == (0, 1)
 
 
 def test_what_is_refused_to_a_bin_is_refused_to_higher_rates() -> None:
     placement = np.array([[1, 0], [1, 0]], np.int64)
-    found = Descents(question(Slo(p95_ms=60.0), 400.0, placement=placement)).descend({}, placement)
+    descents = Descents(question(Slo(p95_ms=60.0), 400.0))
+    found = descents.descend({}, placement)
+    assert set(found.refused) - set(descents.hopeless)
     for number, one in found.refused:
         assert all((above, one) in found.refused for above in range(number, 3))
+
+
+@pytest.mark.parametrize(
+    ("assigned", "fixed", "pairs"),
+    [
+        ((0, 1), False, {(1, 1)}),  # the others' rates decide: what the lower bin could have is not known
+        ((1, 1), False, {(0, 1), (1, 1)}),
+        ((0, 1), True, {(0, 1), (1, 1)}),  # on this placement it would be too much for it, too
+    ],
+)
+def test_a_lower_bin_is_refused_only_what_is_known_of_it(
+    assigned: tuple[int, int], fixed: bool, pairs: set[tuple[int, int]]
+) -> None:
+    rates = RateBins(np.array([0.0, 90.0, 100.0]), np.array([0.5, 0.5]), "histogram")
+    descents = Descents(question(Slo(p95_ms=60.0), rates=rates))
+    refused = Refused(descents.question, descents.candidates, descents.worth, {}, {})
+    # 76 rows/s are sustained in the higher bin.
+    margins = np.array([1.2 if assigned[0] == 0 else 0.76 / 0.9 / 0.9, 0.76 / 0.9])
+    refused.load(assigned, Common(np.array([[1, 0], [1, 0]]), margins), fixed)
+    assert set(refused.causes) == pairs
 
 
 @pytest.mark.parametrize("slo", [Slo(p95_ms=60.0), Slo(accuracy=0.9)], ids=["p95", "accuracy"])
@@ -375,9 +399,35 @@ def test_the_highest_rate_that_is_said_is_feasible_and_little_more_is_not(slo: S
 
 
 def test_an_slo_that_no_rate_keeps_is_said_to_be_one() -> None:
-    with pytest.raises(Infeasible, match="no lower rate is feasible either") as caught:
+    with pytest.raises(
+        Infeasible, match=r"no lower rate is feasible either \(down to 0.0585 rows/s\)"
+    ) as caught:
         plan_gears(question(Slo(p95_ms=0.9), 60.0))
     assert caught.value.details["feasible_rps"] is None
+
+
+def test_the_highest_rate_is_found_however_much_was_asked_for() -> None:
+    found = {asked: highest.highest_rate(question(Slo(p95_ms=60.0), asked)) for asked in (9e3, 1e7)}
+    assert found[1e7] is not None
+    assert found[1e7] == pytest.approx(found[9e3], rel=0.03)
+
+
+def test_no_rate_is_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three bins 100 rows/s hold, of the highest alone 200: what is refused to the three stays so."""
+    asked = question(Slo(p95_ms=60.0), 9000.0)
+    tried: list[tuple[int, float]] = []
+
+    def held(tried_for: GearQuestion, rate: float) -> bool:
+        bins = len(tried_for.rates.shares)
+        tried.append((bins, rate))
+        return rate <= (200.0 if bins == 1 else 100.0)
+
+    monkeypatch.setattr(highest, "_is_feasible", held)
+    found = highest.highest_rate(asked)
+    assert found is not None
+    assert 97.0 <= found <= 100.0
+    assert {bins for bins, _ in tried} == {1, 3}
+    assert len(set(tried)) == len(tried)
 
 
 def test_many_bins_and_policies_are_planned_in_few_rounds() -> None:

@@ -14,7 +14,7 @@ from cascade_tools.stages.lost import passed_on, what_is_left
     ("gone", "left"),
     [
         ((), (1.0, 0.4, 0.1)),
-        ((0,), (0.0, 1.0, 0.1)),  # all rows enter one tier later
+        ((0,), (0.0, 1.0, 0.25)),  # all rows enter one tier later, which passes on a quarter as before
         ((1,), (1.0, 0.0, 0.4)),
         ((2,), (1.0, 0.4, 0.0)),  # the second tier's answer is taken
         ((0, 1), (0.0, 0.0, 1.0)),
@@ -31,9 +31,20 @@ def test_rows_of_a_lost_tier_go_to_the_next_larger_one(
 def test_rows_that_passed_over_a_lost_tier_are_others() -> None:
     # .25 of all rows reach the last straight from the first, .05 from the second; now it sees all .2 of that.
     assert passed_on((1.0, 0.2, 0.3), (1,), skips=True) == pytest.approx((1.0, 0.0, 0.5))
-    assert passed_on((1.0, 0.4, 0.1), (0,), skips=True) == pytest.approx((0.0, 1.0, 0.1))
+    assert passed_on((1.0, 0.4, 0.1), (0,), skips=True) == pytest.approx((0.0, 1.0, 0.25))
     assert passed_on((1.0, 0.4, 0.3, 0.2), (1, 2), skips=True) == pytest.approx((1.0, 0.0, 0.0, 0.9))
     assert passed_on((1.0, 0.4, 0.1), (1, 2), skips=True) == pytest.approx((1.0, 0.0, 0.0))
+
+
+def test_a_tier_passes_on_as_large_a_share_as_before() -> None:
+    assert passed_on((1.0, 0.5, 0.4, 0.2), (1,), skips=False) == pytest.approx((1.0, 0.0, 0.5, 0.25))
+    # More than all rows nobody sees; what a lost tier would have seen then is passed on, too.
+    assert passed_on((1.0, 0.2, 0.3), (0,), skips=True) == pytest.approx((0.0, 1.0, 1.0))
+    assert passed_on((1.0, 0.4, 0.2, 0.1), (0, 2), skips=False) == pytest.approx((0.0, 1.0, 0.0, 0.5))
+
+
+def test_a_tier_that_only_stands_in_passes_nothing_on() -> None:
+    assert passed_on((1.0, 0.0, 0.1), (0,), skips=True) == pytest.approx((0.0, 1.0, 0.1))
 
 
 def variant(ms: float) -> Variant:
@@ -69,6 +80,33 @@ def test_what_is_left_names_every_device_and_host() -> None:
     assert by["host", 1].homeless == ()
 
 
+def test_other_routes_serve_only_where_they_are_needed_and_do() -> None:
+    tiers = (TierLoad("small", 1.0, (variant(1.0),)), TierLoad("mid", 0.0, (variant(1.0),)))
+    problem = Problem((*tiers, TierLoad("large", 0.5, (variant(4.0),))), tuple([Device("g", 100)] * 3))
+    count = np.eye(3, dtype=np.int64)
+    rate, busy = balance(problem, count)
+    solution = Solution(count, busy, rate, rate, rate, "optimal", "direct")
+
+    def routes(gone: tuple[int, ...]) -> tuple[float, ...] | None:
+        return None if gone == (2,) else (0.0, 0.0, 1.0)
+
+    small, mid, large, _ = what_is_left(problem, solution, without=routes)
+    assert (small.by_routes, small.reach["large"]) == (True, 1.0)
+    # No row asks for `mid`: the present policy goes on. Without `large` there is no other here.
+    assert (mid.homeless, mid.by_routes) == (("mid",), False)
+    assert mid.rate_rps == pytest.approx(rate)
+    assert (large.rate_rps, large.by_routes) == (None, False)
+
+
+def test_a_loss_after_which_rows_reach_nothing_is_not_that_of_the_router() -> None:
+    tiers = (TierLoad("small", 0.0, (variant(1.0),)), TierLoad("giant", 1.0, (variant(1.0),)))
+    problem = Problem(tiers, (Device("g", 100), Device("g", 100)))
+    count = np.eye(2, dtype=np.int64)
+    rate, busy = balance(problem, count)
+    _, giant, _ = what_is_left(problem, Solution(count, busy, rate, rate, rate, "optimal", "direct"))
+    assert (giant.homeless, giant.rate_rps, giant.router_gone) == (("giant",), None, False)
+
+
 def test_what_asks_the_tiers_is_none_of_them() -> None:
     tiers = (
         TierLoad("(asking)", 1.0, (variant(0.1),), overhead=True),
@@ -81,3 +119,4 @@ def test_what_asks_the_tiers_is_none_of_them() -> None:
     assert [(lost.what, lost.homeless, lost.rate_rps, lost.reach) for lost in found] == [
         ("device", ("only",), None, {})
     ]
+    assert [lost.router_gone for lost in found] == [True]

@@ -51,7 +51,10 @@ def test_it_gives_way_where_that_does_not_fit_beside_the_others() -> None:
     assert found.giant_alone.rate_rps == pytest.approx(2000.0)
 
 
-def test_the_baselines_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("goal", "instances"), [(Goal(100.0), None), (Goal(), [[2], [2]])])
+def test_the_baselines_are_computed_once(
+    monkeypatch: pytest.MonkeyPatch, goal: Goal, instances: list[list[int]] | None
+) -> None:
     asked = []
 
     def counted(problem: Problem) -> IntArray:
@@ -59,10 +62,12 @@ def test_the_baselines_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> Non
         return full_lp(problem)
 
     monkeypatch.setattr(baselines, "full_lp", counted)
-    found = planned(replace(problem(*PAIR), goal=Goal(100.0)))
+    found = planned(replace(problem(*PAIR), goal=goal), keep_giant=True)
     assert len(asked) == 1
     assert found.giant_alone is not None
     assert found.giant_alone.rate_rps == pytest.approx(2000.0)  # the highest, whatever the goal
+    if instances is not None:
+        assert found.solution.count.tolist() == instances
 
 
 def test_instances_that_are_there_anyhow_stay() -> None:

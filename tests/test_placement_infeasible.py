@@ -9,6 +9,7 @@ import pytest
 
 from cascade_tools.errors import Infeasible
 from cascade_tools.planning.placement import solve as solving
+from cascade_tools.planning.placement.causes.infeasible import explain
 from cascade_tools.planning.placement.causes.stage_counts import smallest_stage_count
 from cascade_tools.planning.placement.direct import Found, direct
 from cascade_tools.planning.placement.problem import Device, Goal, Problem, TierLoad, Variant
@@ -67,6 +68,17 @@ def test_tiers_that_fit_in_sum_and_cannot_be_packed() -> None:
     assert error.constraint == "memory"
     assert error.details["missing_mib"] == 200
     assert len(error.details["tiers_without_home"]) == 1  # type: ignore[arg-type]
+
+
+def test_what_asks_the_tiers_is_not_counted_among_them() -> None:
+    asking = TierLoad("(asking)", 1.0, (whole(1.0, 0.1, 0),), instances=1, overhead=True)
+    tiers = (asking, *(tier(name, 600, 0.1) for name in "abc"))
+    error = refused(Problem(tiers, gpus(2, 1000)))
+    assert error.message.startswith("the 3 tiers do not fit together")
+    late = explain(
+        Problem((asking, tier("a", 600)), gpus(1, 1000)), [Found(None, float("nan"), "time limit")]
+    )
+    assert "of 1 tier on 1 devices" in late.message
 
 
 def test_a_chain_that_fits_into_no_host() -> None:

@@ -193,8 +193,8 @@ def trio(**changes: object) -> Placement:
     return Placement.model_validate({**values, **changes})
 
 
-def without(*homeless: str, rate_rps: float | None = 500.0) -> str:
-    lost = Lost(what="device", which=(2,), rate_rps=rate_rps, homeless=homeless)
+def without(*homeless: str, rate_rps: float | None = 500.0, **more: bool) -> str:
+    lost = Lost(what="device", which=(2,), rate_rps=rate_rps, homeless=homeless, **more)
     return " ".join(" ".join(placement_screen(trio(losses=(lost,)))).split())
 
 
@@ -210,7 +210,12 @@ def test_it_says_what_becomes_of_the_rows_of_a_lost_tier() -> None:
     assert f"rows that ask for giant {kept}" in both
     assert "others' go to the next larger" in both
     assert "nothing is left that could answer" in without("small", "mid", "giant", rate_rps=None)
-    assert "the router runs there" in without("small", rate_rps=None)
+    assert "the router runs there" in without("small", rate_rps=None, router_gone=True)
+    assert "rows reach none of the tiers that are left" in without("small", rate_rps=None)
+    unasked = trio().instances[0].model_copy(update={"busy_instances": 0.0})
+    lost = Lost(what="device", which=(0,), rate_rps=500.0, homeless=("small",))
+    shown = " ".join(placement_screen(trio(losses=(lost,), instances=(unasked, *trio().instances[1:]))))
+    assert "without small: no rows reach it" in shown
 
 
 def test_it_says_when_the_router_binds_and_what_is_not_counted() -> None:

@@ -20,7 +20,10 @@ from cascade_tools.artifacts import (
     ProfilePoint,
 )
 from cascade_tools.errors import ArtifactError, UsageError
+from cascade_tools.planning.evaluate import threshold_policy
+from cascade_tools.planning.placement.problem import Problem
 from cascade_tools.spec import Cascade, load_cascade, load_devices
+from cascade_tools.stages import sustained
 from cascade_tools.stages.asking import ASKING
 from cascade_tools.stages.sustained import placed_counts, sustained_by
 from cascade_tools.stages.tier_loads import problem_of
@@ -213,9 +216,27 @@ def test_a_placement_sustains_what_its_instances_can_do(tmp_path: Path) -> None:
     work = Workspace(cascade(tmp_path, GPUS), tmp_path / "build")
     # One busy instance of `large` does 200 rows/s, of `small` 2,000.
     made = placement(placed("small", 0, 1), placed("large", 1, 1), placed("large", 2, 1))
-    sustained = sustained_by(work, profile(*ON_GPUS), made)
-    assert sustained(REACH) == pytest.approx(1600.0)
-    assert sustained({"small": 1.0, "large": 0.1}) == pytest.approx(2000.0)
+    rate = sustained_by(work, profile(*ON_GPUS), made)
+    assert rate(REACH, None) == pytest.approx(1600.0)
+    assert rate({"small": 1.0, "large": 0.1}, None) == pytest.approx(2000.0)
+
+
+@pytest.mark.parametrize(("cuts", "skips"), [((0.5,), False), (None, True)])
+def test_a_policy_is_rated_by_its_own_routes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuts: tuple[float, ...] | None, skips: bool
+) -> None:
+    asked = []
+
+    def seen(*args: Any, **more: Any) -> Problem:
+        asked.append(more["skips"])
+        return problem_of(*args, **more)
+
+    monkeypatch.setattr(sustained, "problem_of", seen)
+    work = Workspace(cascade(tmp_path, GPUS), tmp_path / "build")
+    made = placement(placed("small", 0, 1), placed("large", 1, 1))
+    table = None if cuts is None else threshold_policy(("small", "large"), cuts)
+    assert sustained_by(work, profile(*ON_GPUS), made)(REACH, table) > 0.0
+    assert asked == [skips]
 
 
 def test_stages_count_where_they_are(tmp_path: Path) -> None:

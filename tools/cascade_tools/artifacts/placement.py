@@ -57,7 +57,9 @@ class Lost(Value):
         which: numbers of devices, or of hosts; the loss of any one of them leaves the same.
         homeless: tiers that have no instance, or no whole chain of stages, any more.
         by_routes: the homeless are done without by routes of their own, the fallback gears of the gear plan.
-            Where there are no models the next larger tier takes their rows, as the router does without them.
+            Where there are no models the next larger tier takes their rows, as the router does without them;
+            and of tiers that no rows reach, none have to be taken.
+        router_gone: the router was on it: nobody asks the tiers any more.
         reach: share of all rows that each tier sees then; empty without a rate.
         rate_rps: the highest that is sustained so; None if nothing is left.
         busiest_share: the largest busy share of a device at the planned rate, or at all that is left.
@@ -68,6 +70,7 @@ class Lost(Value):
     which: tuple[int, ...]
     homeless: tuple[str, ...] = ()
     by_routes: bool = False
+    router_gone: bool = False
     reach: dict[str, float] = Field(default_factory=dict)
     rate_rps: float | None
     busiest_share: float | None = None

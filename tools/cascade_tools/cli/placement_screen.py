@@ -180,8 +180,7 @@ def _lost_label(kind: str, numbers: Sequence[int]) -> str:
 
 def _left(made: Placement, lost: Lost) -> str:
     if lost.rate_rps is None:
-        routes = set(made.batch) <= set(lost.homeless)
-        return f"{'-':>10}  " + ("nothing is left that could answer" if routes else "the router runs there")
+        return f"{'-':>10}  {_why_nothing(made, lost)}"
     share = lost.rate_rps / made.rate_rps if made.rate_rps > 0.0 else 0.0
     text = f"{rate_of(lost.rate_rps):>10}  ({share:.0%})"
     if made.minimise is not None:
@@ -191,10 +190,18 @@ def _left(made: Placement, lost: Lost) -> str:
     return text
 
 
+def _why_nothing(made: Placement, lost: Lost) -> str:
+    if set(made.batch) <= set(lost.homeless):
+        return "nothing is left that could answer"
+    return "the router runs there" if lost.router_gone else "rows reach none of the tiers that are left"
+
+
 def _who_answers(made: Placement, lost: Lost) -> str:
     """What becomes of the rows of tiers without a home; those of the largest have no larger one."""
     if lost.by_routes:
         return "other routes serve (the gear plan has them)"
+    if not any(one.busy_instances > 0.0 for one in made.instances if one.tier in lost.homeless):
+        return "no rows reach it" if len(lost.homeless) == 1 else "no rows reach them"
     sizes = list(made.batch)
     there = [tier for tier in sizes if tier not in lost.homeless]
     last = max(sizes.index(tier) for tier in there)

@@ -33,7 +33,7 @@ from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.progress import Reporter
 from cascade_tools.stages.search import POLICY_FILE
 from cascade_tools.stages.solver_output import solver_output_on_stderr
-from cascade_tools.stages.sustained import placed_counts, sustained_by
+from cascade_tools.stages.sustained import placed_counts, sustained_by, sustained_without
 from cascade_tools.stages.tier_loads import partitions_of, problem_of
 from cascade_tools.store import Workspace, load_score_table, readable_disk_errors
 
@@ -95,7 +95,7 @@ def _within_allowance(
         wanted.count,
         wanted.reserve,
         wanted.target_busy_share,
-        lambda candidate: sustained(candidate.reach),
+        lambda candidate: sustained(candidate.reach, candidate.table),
         (lambda p: p.accuracy_drop_bound) if policy.certified else (lambda p: p.accuracy_drop),
     )
     if len(choices) < wanted.count:
@@ -184,15 +184,12 @@ def _fallbacks(
         policy = without(lost)
         if policy is None:
             continue
-        # One tier can be broken while all devices are there; several at once are gone with a device.
-        rates = [sustained(policy.reach)] if len(lost) == 1 else []
-        rates += [left.rate_rps or 0.0 for left in placement.losses if set(left.homeless) == lost]
         found.append(
             FallbackGears(
                 without=tuple(sorted(lost)),
                 gears=(_gear(policy, None),),
                 reach=policy.reach,
-                sustains_rps=min(rates),
+                sustains_rps=sustained_without(lost, policy, sustained, placement.losses),
             )
         )
     return tuple(found)

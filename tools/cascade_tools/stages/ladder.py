@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from cascade_tools.artifacts import (
     AdoptedModel,
@@ -11,6 +11,7 @@ from cascade_tools.artifacts import (
     Exported,
     LadderTier,
     Profile,
+    ProfilePoint,
     RouterLimits,
 )
 from cascade_tools.spec import Cascade
@@ -40,6 +41,16 @@ def limits_of(cascade: Cascade) -> RouterLimits:
     )
 
 
+def further_row_ms(points: Sequence[ProfilePoint]) -> float:
+    """What each further row of a batch adds, as the router counts: between the tails of the outer points.
+
+    Args:
+        points: of one tier, by batch size.
+    """
+    first, last = points[0], points[-1]
+    return max(0.0, (last.latency_tail_ms - first.latency_tail_ms) / max(1, last.batch - first.batch))
+
+
 def _tier(
     cascade: Cascade,
     calibration: Calibration,
@@ -50,15 +61,14 @@ def _tier(
 ) -> LadderTier:
     adopted = calibration.adopted_tier(name)
     points = profile.points_of(name)
-    first, last = points[0], points[-1]
-    further = (last.latency_tail_ms - first.latency_tail_ms) / max(1, last.batch - first.batch)
+    first = points[0]
     return LadderTier(
         tier=name,
         model=cascade.model_name(name),
         sha256=exported.tier(name).digest if adopted is None else adopted.sha256,
         p50_ms=first.latency_p50_ms,
         p99_ms=first.latency_tail_ms + profile.ask_cost(name).latency_ms,
-        further_row_ms=max(0.0, further),
+        further_row_ms=further_row_ms(points),
         tolerated_disagreement=tolerated,
         adopted=None if adopted is None else _with_head(adopted, calibration),
     )

@@ -37,8 +37,7 @@ def what_is_left(
         return tuple(found.get(i, tier.reach) for i, tier in enumerate(problem.tiers))
 
     found = losses(problem, solution, without or reach_without)
-    lost = (_lost(problem, left) for left in found)
-    return tuple(one.model_copy(update={"by_routes": bool(without and one.homeless)}) for one in lost)
+    return tuple(_lost(problem, left, has_routes=without is not None) for left in found)
 
 
 def passed_on(reach: Sequence[float], gone: Sequence[int], *, skips: bool) -> tuple[float, ...] | None:
@@ -46,7 +45,8 @@ def passed_on(reach: Sequence[float], gone: Sequence[int], *, skips: bool) -> tu
 
     The next larger tier that is left sees its rows; without a larger one the answer so far is taken. Without
     skips what a tier sees is among what the one before it sees. With them it may all be other rows, so that
-    the next one sees at most both.
+    the next one sees at most both. Of these rows it passes on as large a share as before (the new ones are
+    easier), unless it saw none before: then it stands in, and answers for good.
 
     Args:
         reach: share of all rows that each tier sees, smallest tier first.
@@ -60,19 +60,27 @@ def passed_on(reach: Sequence[float], gone: Sequence[int], *, skips: bool) -> tu
     for i in sorted(gone):
         share, found[i] = found[i], 0.0
         larger = next((j for j in range(i + 1, len(reach)) if j not in gone), None)
-        if larger is not None:
-            found[larger] = min(1.0, found[larger] + share) if skips else max(found[larger], share)
+        if larger is None:
+            continue
+        seen = found[larger]
+        found[larger] = min(1.0, seen + share) if skips else max(seen, share)
+        if seen > 0.0:
+            more = found[larger] / seen
+            found[larger + 1 :] = [min(1.0, more * other) for other in found[larger + 1 :]]
     return tuple(found) if any(share > 0.0 for share in found) else None
 
 
-def _lost(problem: Problem, left: Left) -> Lost:
+def _lost(problem: Problem, left: Left, *, has_routes: bool) -> Lost:
     names = [tier.name for tier in problem.tiers]
+    present = tuple(tier.reach for tier in problem.tiers)
     tiers = {tier.name for tier in problem.tiers if not tier.overhead}
     reach = {} if left.reach is None else dict(zip(names, left.reach, strict=True))
     return Lost(
         what=left.what,
         which=left.which,
         homeless=tuple(names[i] for i in left.gone if names[i] in tiers),
+        by_routes=has_routes and left.serves and left.reach != present,
+        router_gone=any(problem.tiers[i].overhead for i in left.gone),
         reach={name: share for name, share in reach.items() if name in tiers} if left.serves else {},
         rate_rps=left.rate_rps if left.serves else None,
         busiest_share=left.busiest_share if left.serves else None,

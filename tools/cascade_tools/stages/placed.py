@@ -13,7 +13,13 @@ import numpy as np
 from cascade_tools.artifacts import PlacedDevice, PlacedInstances, Placement, Taken
 from cascade_tools.errors import CheckFailed
 from cascade_tools.planning.placement.balance import balance
-from cascade_tools.planning.placement.baselines.baselines import baselines, giant_alone
+from cascade_tools.planning.placement.baselines.baselines import (
+    giant_alone,
+    in_problem_alone,
+    settled,
+    ways,
+)
+from cascade_tools.planning.placement.baselines.giant_only import giant_problem
 from cascade_tools.planning.placement.ceiling import ceiling_rps
 from cascade_tools.planning.placement.losses import ReachWithout
 from cascade_tools.planning.placement.problem import Goal, IntArray, Problem, Solution
@@ -65,15 +71,16 @@ def planned(problem: Problem, wanted: IntArray | None = None, *, keep_giant: boo
     """
     with solver_output_on_stderr():
         began = perf_counter()
-        simple = baselines(problem)
-        alone = simple["giant_only"]
+        alone, counts = giant_alone(problem), ways(problem)
+        simple = {"giant_only": alone, **settled(problem, counts)}
         if problem.goal.rate_rps is not None:
             alone = giant_alone(replace(problem, goal=Goal()))
         elif keep_giant and alone is not None:
             wanted = alone.count if wanted is None else np.maximum(wanted, alone.count)
         problem = replace(problem, at_least=wanted)
-        # Baselines for `at_least` keep what is wanted anyhow, so they are others.
-        solution = solve(problem, TIME_LIMIT_S, simple if wanted is None else None)
+        # Those that keep what is wanted anyhow.
+        floors = simple if wanted is None else settled(problem, counts)
+        solution = solve(problem, TIME_LIMIT_S, floors)
         seconds = perf_counter() - began
     wrong = verify(problem, solution)
     if wrong:
@@ -124,7 +131,7 @@ def placement_of(
         baselines_take={} if highest else {name: _taken(one) for name, one in found.simple.items()},
         batch=_batches(problem, solution),
         energy_j=energy_per_row(problem, solution),
-        giant_energy_j=None if found.giant_alone is None else energy_per_row(problem, found.giant_alone),
+        giant_energy_j=_giant_energy_j(problem, found.giant_alone),
         devices=_devices(problem, solution, devices),
         instances=instances_of(problem, solution),
         losses=what_is_left(problem, solution, skips=skips, without=without),
@@ -153,6 +160,11 @@ def energy_per_row(problem: Problem, solution: Solution) -> float | None:
             return None
         watts += float(solution.busy[u, g]) / variant.seconds_per_row[kind] * energy_j
     return watts / solution.rate_rps
+
+
+def _giant_energy_j(problem: Problem, alone: Solution | None) -> float | None:
+    """Dynamic J of one row where the last tier answers alone."""
+    return None if alone is None else energy_per_row(giant_problem(problem), in_problem_alone(problem, alone))
 
 
 def _batches(problem: Problem, solution: Solution) -> dict[str, int]:

@@ -201,8 +201,8 @@ def _propose(
         cuts=cuts,
         policy=new_policy,
         cost=float(sum(reach[t] * c for t, c in zip(table.tiers, question.cost, strict=True))),
-        planned_rate_rps=sustained(policy.chosen.reach),
-        rate_rps=sustained(reach),
+        planned_rate_rps=sustained(policy.chosen.reach, policy.chosen.table),
+        rate_rps=sustained(reach, chosen.table),
     )
 
 

@@ -2,45 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 
-from cascade_tools.artifacts import PlacedInstances, Placement, Profile, RoutingPolicy
+from cascade_tools.artifacts import (
+    Lost,
+    PlacedInstances,
+    Placement,
+    PolicyTable,
+    PredictedPolicy,
+    Profile,
+)
 from cascade_tools.errors import ArtifactError
 from cascade_tools.planning.placement.balance import balance
 from cascade_tools.planning.placement.problem import IntArray, Problem
 from cascade_tools.stages.asking import has_skips
 from cascade_tools.stages.place import PLACEMENT_FILE
-from cascade_tools.stages.search import POLICY_FILE
 from cascade_tools.stages.tier_loads import partitions_of, problem_of
 from cascade_tools.store import Workspace
 
+Sustained = Callable[[Mapping[str, float], PolicyTable | None], float]
 
-def sustained_by(
-    work: Workspace, profile: Profile, placement: Placement
-) -> Callable[[Mapping[str, float]], float]:
-    """From the share of rows that each tier sees to rows/s.
+
+def sustained_by(work: Workspace, profile: Profile, placement: Placement) -> Sustained:
+    """From the share of rows that each tier sees, and its policy (None where none is known), to rows/s.
 
     Raises:
         ArtifactError: when called, if the placement is of other variants than the cascade has now.
     """
-    partitions, skips = partitions_of(work), _may_skip(work)
+    partitions = partitions_of(work)
 
-    def sustained(reach: Mapping[str, float]) -> float:
+    def sustained(reach: Mapping[str, float], table: PolicyTable | None) -> float:
+        skips = table is None or has_skips(table)
         problem = problem_of(work.cascade, profile, partitions, reach, skips=skips)
         return balance(problem, placed_counts(work, problem, placement))[0]
 
     return sustained
 
 
-def _may_skip(work: Workspace) -> bool:
-    """Whether rows pass over a tier in some policy that the search kept; true where there is none."""
-    if not work.cascade.has_models:
-        return True
-    policy = work.load(POLICY_FILE, RoutingPolicy, "search")
-    kept = (policy.reference, policy.chosen, *policy.alternatives)
-    return any(has_skips(one.table) for one in kept)
+def sustained_without(
+    lost: Collection[str], policy: PredictedPolicy, sustained: Sustained, losses: Iterable[Lost]
+) -> float | None:
+    """The highest rate (rows/s) without some tiers: the least over all that may take them away.
+
+    One tier can be broken while all devices are there; several at once are gone with a device or a host. What
+    takes the router away, too, says nothing: nothing is served then.
+
+    Args:
+        lost: these tiers.
+        policy: that serves without them.
+        sustained: by the placement, see `sustained_by`.
+        losses: of the placement.
+
+    Returns:
+        None where nothing that still serves takes just these.
+    """
+    rates = [sustained(policy.reach, policy.table)] if len(lost) == 1 else []
+    left = (one.rate_rps for one in losses if set(one.homeless) == set(lost))
+    return min((*rates, *(rate for rate in left if rate is not None)), default=None)
 
 
 def placed_counts(work: Workspace, problem: Problem, placement: Placement) -> IntArray:

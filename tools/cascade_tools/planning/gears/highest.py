@@ -13,7 +13,7 @@ from cascade_tools.planning.gears.question import GearQuestion
 from cascade_tools.planning.gears.rates import RateBins
 from cascade_tools.planning.gears.worth import ON_MEANS
 
-LOWEST = 1.0 / 1024.0  # of the rate that was asked for; below it no rate is looked for
+LOWEST = 1.0 / 1024.0  # of the highest rate that may be feasible; below it no rate is looked for
 CLOSE = 1.03  # the next higher rate that was tried and refused, over the one that is said
 DIGITS = 3
 
@@ -29,7 +29,7 @@ def with_highest_rate(question: GearQuestion, error: Infeasible) -> Infeasible:
         return error
     found = highest_rate(question)
     asked = float(question.rates.edges_rps[-1])
-    said = "no lower rate is feasible either"
+    said = f"no lower rate is feasible either (down to {_lowest(_most(question)):g} rows/s)"
     if found is not None:
         said = f"the highest rate that is feasible is {found:g} rows/s (asked was {asked:g})"
     return Infeasible(
@@ -45,26 +45,37 @@ def highest_rate(question: GearQuestion) -> float | None:
 
     Shares of time stay as they are. The rate that is said was planned for.
     """
-    share = question.target_busy_share
-    most = max((one.capacity_rps for one in Descents(question).candidates), default=0.0)
-    asked = float(question.rates.edges_rps[-1])
-    high = asked if most * share >= asked else _few_digits(most * share)
+    high = _most(question)
     if question.slo.name in ON_MEANS:
         return _search(question, question, high)
     # The highest rate decides for nearly all of it, and is planned for much sooner by itself.
+    asked = float(question.rates.edges_rps[-1])
     alone = replace(question, rates=RateBins(np.array([0.0, asked]), np.ones(1), question.rates.source))
     found = _search(question, alone, high)
     if found is None or _is_feasible(question, found):
         return found
-    return _search(question, question, found)
+    return _search(question, question, found, refused=True)
 
 
-def _search(question: GearQuestion, tried: GearQuestion, high: float) -> float | None:
-    """By bisection, below `high`, which is taken if it is feasible and less than what was asked."""
+def _most(question: GearQuestion) -> float:
+    """No higher rate (rows/s) is feasible: what was asked for, or what the fastest policy could ever do."""
+    most = max((one.capacity_rps for one in Descents(question).candidates), default=0.0)
     asked = float(question.rates.edges_rps[-1])
-    if high < asked and _is_feasible(tried, high):
+    return min(asked, _few_digits(most * question.target_busy_share))
+
+
+def _lowest(high: float) -> float:
+    return _few_digits(high * LOWEST)
+
+
+def _search(
+    question: GearQuestion, tried: GearQuestion, high: float, *, refused: bool = False
+) -> float | None:
+    """By bisection below `high`, which is tried, too, unless it was asked for or is known to be `refused`."""
+    asked = float(question.rates.edges_rps[-1])
+    if high < asked and not refused and _is_feasible(tried, high):
         return high
-    low = _few_digits(asked * LOWEST)
+    low = _lowest(high)
     if high <= low or not _is_feasible(tried, low):
         return None
     while high > CLOSE * low:

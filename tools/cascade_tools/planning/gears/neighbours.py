@@ -54,7 +54,7 @@ def neighbours(problem: Problem, count: IntArray) -> Iterator[IntArray]:
 
 def _is_whole(problem: Problem, count: IntArray) -> bool:
     """Every chain has all its stages in one host, every tier a home; with closure `host` in every host."""
-    kept = complete(problem, count, [device.host for device in problem.devices])
+    kept = complete(problem, count, problem.hosts)
     return bool((kept == count).all()) and not homeless(problem, kept)
 
 

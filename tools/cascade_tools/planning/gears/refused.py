@@ -62,7 +62,7 @@ class Refused:
 
         On a fixed placement that is so for every policy that falls short. Else it is the one, of those whose
         margin is the least, that loses the least by its next policy: no placement that sustains the others
-        at their rates does more for it.
+        at their rates does more for it. Of a lower bin with another policy that says nothing.
         """
         share, top = self.question.target_busy_share, self.question.rates.top_rps.tolist()
         short_of = [b for b in range(len(assigned)) if placed.margins[b] * share < 1.0 - BETTER]
@@ -82,7 +82,11 @@ class Refused:
                     "rate",
                 )
                 for b, rate in enumerate(top)
-                if b == number or sustained < rate * (1.0 - BETTER)
+                if b == number
+                or (
+                    sustained < rate * (1.0 - BETTER)
+                    and (fixed or b > number or assigned[b] == assigned[number])
+                )
             }
             self._refuse(number, assigned, causes)
 

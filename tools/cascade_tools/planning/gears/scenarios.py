@@ -111,13 +111,12 @@ def _envelope(problem: Problem, scenarios: Sequence[Scenario]) -> Problem:
 def _program(problem: Problem, scenarios: Sequence[Scenario], time_limit_s: float) -> IntArray | None:
     """The joint program; None where it finds nothing in time."""
     numbers = numbers_of(_envelope(problem, scenarios))
-    host = np.unique([device.host for device in problem.devices], return_inverse=True)[1].astype(np.int64)
     program, shared = Program(), None
     margin = program.columns(1)
     # Demands are of order one, whatever the rates are.
     unit_rps = max(one.rate_rps for one in scenarios)
     for one in scenarios:
-        cells = add_cells(program, numbers, numbers.kind, host)
+        cells = add_cells(program, numbers, numbers.kind, problem.hosts)
         if shared is None:
             shared = cells
         else:
@@ -146,7 +145,7 @@ def _whole(problem: Problem, count: IntArray) -> IntArray | None:
 
     None where a tier has no home then.
     """
-    kept = complete(problem, count, [device.host for device in problem.devices])
+    kept = complete(problem, count, problem.hosts)
     return None if homeless(problem, kept) else kept
 
 

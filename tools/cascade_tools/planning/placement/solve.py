@@ -41,7 +41,7 @@ def solve(
         problem: what is placed, where, towards which goal.
         time_limit_s: of all searches together; planning has no clock, so each search has its share of it.
             Where none of them reaches the goal's rate, the search for the highest one has as much again.
-        simple: the problem's `baselines`, where they are known.
+        simple: the problem's `baselines`, where they are known; the giant alone is not asked for.
 
     Raises:
         Infeasible: there is no placement with a rate above zero, or with the goal's; names the constraint.

@@ -11,6 +11,7 @@ each keeps the fewest devices of its placement that it can do with.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -37,12 +38,20 @@ def baselines(problem: Problem) -> dict[str, Solution | None]:
     `giant_only` has instances of the last tier alone and sees every row in it, so it does not `verify` as a
     placement of the cascade.
     """
-    return {
-        "giant_only": giant_alone(problem),
-        "full_lp": _settled(problem, full_lp(problem), "full_lp"),
-        "greedy": _settled(problem, greedy(problem), "greedy"),
-        "dedicated": _settled(problem, dedicated(problem), "dedicated"),
-    }
+    return {"giant_only": giant_alone(problem), **settled(problem, ways(problem))}
+
+
+def ways(problem: Problem) -> dict[str, IntArray | None]:
+    """Instances [units, devices] by the baselines that are a placement of the cascade.
+
+    Neither the goal nor `at_least` plays a part, so they are the same for all of these.
+    """
+    return {"full_lp": full_lp(problem), "greedy": greedy(problem), "dedicated": dedicated(problem)}
+
+
+def settled(problem: Problem, counts: Mapping[str, IntArray | None]) -> dict[str, Solution | None]:
+    """These instances by the problem's goal; what is `at_least` wanted stays, where it is there."""
+    return {name: _settled(problem, count, name) for name, count in counts.items()}
 
 
 def giant_alone(problem: Problem) -> Solution | None:
@@ -53,10 +62,20 @@ def giant_alone(problem: Problem) -> Solution | None:
         return None
     count = np.zeros((len(problem.units), len(problem.devices)), np.int64)
     busy = np.zeros(count.shape)
-    stays = [tier.alone is not None for tier in problem.tiers[:-1]] + [True]
-    mine = [u for u, unit in enumerate(problem.units) if stays[unit.tier]]
+    mine = _units_alone(problem)
     count[mine], busy[mine] = found.count, found.busy
     return replace(found, count=count, busy=busy)
+
+
+def in_problem_alone(problem: Problem, solution: Solution) -> Solution:
+    """An answer of `giant_alone` as one of `giant_problem`, whose overheads cost what they cost there."""
+    mine = _units_alone(problem)
+    return replace(solution, count=solution.count[mine], busy=solution.busy[mine])
+
+
+def _units_alone(problem: Problem) -> list[int]:
+    stays = [tier.alone is not None for tier in problem.tiers[:-1]] + [True]
+    return [u for u, unit in enumerate(problem.units) if stays[unit.tier]]
 
 
 def _settled(problem: Problem, count: IntArray | None, name: str) -> Solution | None:
@@ -73,28 +92,27 @@ def fewer_devices(problem: Problem, count: IntArray, rate_rps: float) -> IntArra
     Returns:
         Instances [units, devices]; None if all of them do not sustain it.
     """
-    host = np.array([device.host for device in problem.devices])
     if balance(problem, count)[0] < rate_rps * ENOUGH:
         return None
     numbers = numbers_of(problem)
     for kind in np.argsort(_use(problem, numbers), kind="stable").tolist():
         members = np.flatnonzero(numbers.kind == kind)
-        members = members[np.argsort(host[members], kind="stable")]
+        members = members[np.argsort(problem.hosts[members], kind="stable")]
         low, high = 0, len(members)
         while low < high:
             keep = (low + high) // 2
-            if balance(problem, _without(problem, count, members[keep:], host))[0] < rate_rps * ENOUGH:
+            if balance(problem, _without(problem, count, members[keep:]))[0] < rate_rps * ENOUGH:
                 low = keep + 1
             else:
                 high = keep
-        count = _without(problem, count, members[high:], host)
+        count = _without(problem, count, members[high:])
     return count
 
 
-def _without(problem: Problem, count: IntArray, devices: IntArray, host: IntArray) -> IntArray:
+def _without(problem: Problem, count: IntArray, devices: IntArray) -> IntArray:
     fewer = count.copy()
     fewer[:, devices] = 0
-    fewer = complete(problem, fewer, host)
+    fewer = complete(problem, fewer, problem.hosts)
     return np.zeros_like(fewer) if homeless(problem, fewer) else fewer
 
 

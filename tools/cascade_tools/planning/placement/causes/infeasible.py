@@ -186,11 +186,17 @@ def explain(problem: Problem, found: Sequence[Found]) -> Infeasible:
         return packing
     reasons = ", ".join(dict.fromkeys(f.status for f in found)) or "nothing to try"
     return Infeasible(
-        f"no placement of {len(problem.tiers)} tiers on {len(problem.devices)} devices was found ({reasons})",
+        f"no placement of {_tiers(problem)} on {len(problem.devices)} devices was found ({reasons})",
         "give more time, plan for fewer devices, or for equal ones",
         constraint="time",
         details={"missing_mib": None},
     )
+
+
+def _tiers(problem: Problem) -> str:
+    """How many; what asking them costs is none."""
+    number = sum(not tier.overhead for tier in problem.tiers)
+    return "1 tier" if number == 1 else f"{number} tiers"
 
 
 def too_fast(wanted_rps: float, fastest: Solution) -> Infeasible:
@@ -243,7 +249,7 @@ def _homeless(problem: Problem) -> list[str]:
 def _too_large(problem: Problem, missing_mib: int, number: int, homeless: list[str]) -> Infeasible:
     device = problem.devices[number]
     return Infeasible(
-        f"the {len(problem.tiers)} tiers do not fit together into {len(problem.devices)} device(s): "
+        f"the {_tiers(problem)} do not fit together into {len(problem.devices)} device(s): "
         f"{missing_mib} MiB are missing, most of them on device {number} "
         f"({device.type}, {device.memory_mib} MiB)"
         + (f"; without {', '.join(homeless)} the others fit" if homeless else ""),

@@ -124,7 +124,6 @@ def keep_up(
     rate: IntArray | None,
     wanted: float | None,
     exact: bool = False,
-    others: Sequence[Term] = (),
 ) -> None:
     """Chains inside their pattern, tiers over all patterns, or inside each where hosts are on their own.
 
@@ -136,7 +135,6 @@ def keep_up(
         rate: column of the rate, or None where it is `wanted`.
         wanted: a rate, over the scale.
         exact: serve no more than the rate.
-        others: (tier, column, rows/s over the scale) of what serves besides the patterns.
     """
     whole = numbers.stages[loads.unit] == 1
     speed = numbers.rows_per_busy[loads.unit, loads.kind]
@@ -155,7 +153,7 @@ def keep_up(
         tier, pattern = np.append(tier, numbers.tier[units[0]]), np.append(pattern, p)
         column, value = np.append(column, flow), np.append(value, 1.0)
     tiers, reach = len(numbers.reach), numbers.reach
-    terms: list[Term] = [(tier, column, value), *others]
+    terms: list[Term] = [(tier, column, value)]
     if numbers.per_host:
         each = program.columns(patterns)
         rows = np.arange(tiers * patterns)
