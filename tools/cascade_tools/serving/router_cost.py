@@ -10,12 +10,14 @@ take longer than that is kept as quantiles.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import tritonclient.grpc as triton_grpc
 
 from cascade_tools.artifacts import Hop, RouterCost, WorkCost
+from cascade_tools.machine.stolen import calmest
 from cascade_tools.planning.outcomes import FloatArray
 from cascade_tools.planning.traces.generators import poisson
 from cascade_tools.planning.work_cost import Load, Parts, client_parts, rest_ms, router_parts, server_parts
@@ -54,7 +56,7 @@ def measure_router(server: Server, hop: Hop) -> RouterCost:
     with triton_grpc.InferenceServerClient(server.grpc_url) as client:
         for sure in (True, False):
             for rate in RATES:
-                load, latency_ms = _load(server, client, sure, rate)
+                (load, latency_ms), _ = calmest(partial(_load, server, client, sure, rate))
                 loads.append(load)
                 alone_ms = alone_ms if len(alone_ms) else latency_ms
     router, rest, of_client = router_parts(loads), server_parts(loads), client_parts(loads)

@@ -63,7 +63,8 @@ def by_cpu_time(runs: Runs, device: DeviceGroup) -> Utilization:
     and not the CPU time: without it an instance that computes all the time would seem to leave room.
     """
     assert device.cores is not None
-    busy_cores = runs.instances * (1.0 if runs.cpu_ms is None else runs.stretch * runs.cpu_ms / runs.p50_ms)
+    cores = 1.0 if runs.cpu_ms is None else runs.cpu_ms / runs.p50_ms
+    busy_cores = runs.instances * max(cores, min(1.0, runs.stretch * cores))
     return Utilization(min(1.0, max(busy_cores / device.cores, SMALLEST_UTILIZATION)), "cpu_time")
 
 

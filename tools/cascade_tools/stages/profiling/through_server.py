@@ -22,10 +22,10 @@ is apart. What is written down:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cascade_tools.machine.stolen import stretch_since_now
+from cascade_tools.machine.stolen import calmest
 from cascade_tools.models.usercode import Rows
 from cascade_tools.serving.tier_load import Target, load_tier
 from cascade_tools.serving.tier_server import TierServer
@@ -72,15 +72,19 @@ def measure_tier(sweep: Sweep, model: str, advance: Advance) -> list[tuple[Runs,
 
 
 def measure_batch(sweep: Sweep, model: str, batch: int, instances: int) -> Runs:
-    """One batch size of a loaded model.
+    """One batch size of a loaded model; again where the host took cores away meanwhile.
 
     Raises:
         CascadeError: it does not answer.
     """
+    runs, stretch = calmest(lambda: _measure_once(sweep, model, batch, instances))
+    return replace(runs, stretch=stretch)
+
+
+def _measure_once(sweep: Sweep, model: str, batch: int, instances: int) -> Runs:
     server = sweep.server
     target = Target(server.url, model, instances, sweep.program)
     cpu_before_s, before = server.cpu_s(model), model_counts(server.url, [model])[model]
-    stretch = stretch_since_now()
     with sweep.metering.spent() as spent:
         load = load_tier(target, draw(sweep.rows, batch))
     cpu_s, after = server.cpu_s(model) - cpu_before_s, model_counts(server.url, [model])[model]
@@ -102,5 +106,4 @@ def measure_batch(sweep: Sweep, model: str, batch: int, instances: int) -> Runs:
         overhead_ms=load.overhead_ms,
         client_p50_ms=once.client_p50_ms,
         queue_ms=once.queue_ms,
-        stretch=min(stretch(), 1.0 / busy_share) if busy_share > 0.0 else 1.0,
     )
