@@ -1,7 +1,7 @@
 """How good placements are, and how long they take, beside simpler ways to place.
 
 Every case is one `solve` as `cascade-tools place` calls it, in a process of its own on one thread. Times are
-wall seconds. Prints a table and keeps build/benchmarks/placement.json, case by case, so that some can be
+wall seconds, *stolen* what the host took of the cores meanwhile. Prints a table and keeps build/benchmarks/placement.json, case by case, so that some can be
 run again: `python -m benchmarks.placement six-64`.
 """
 
@@ -15,6 +15,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 OUT = Path("build/benchmarks/placement.json")
@@ -91,6 +93,7 @@ CASES = {
 def measured(case: Case) -> dict[str, Any]:
     """One case, in this process."""
     from benchmarks.clusters import problem
+    from benchmarks.measuring import stolen_share
     from cascade_tools.planning.placement.baselines.baselines import baselines
     from cascade_tools.planning.placement.problem import Goal
     from cascade_tools.planning.placement.solve import solve
@@ -104,7 +107,7 @@ def measured(case: Case) -> dict[str, Any]:
         asked = replace(asked, goal=Goal(rate, "energy" if case.minimise == "energy" else "gpus"))
     start_s = time.perf_counter()
     simple = baselines(asked)
-    middle_s = time.perf_counter()
+    middle_s, times = time.perf_counter(), psutil.cpu_times()
     solution = solve(asked)
     end_s = time.perf_counter()
     return {
@@ -112,6 +115,7 @@ def measured(case: Case) -> dict[str, Any]:
         "rule": case.rule,
         "minimise": case.minimise,
         "seconds": end_s - middle_s,
+        "stolen_share": stolen_share(times),
         "baselines_s": middle_s - start_s,
         "rate_rps": solution.rate_rps,
         "value": solution.value,
@@ -150,7 +154,8 @@ def line(name: str, row: dict[str, Any]) -> str:
     bar_gap = "-" if case.bar_gap is None else f"{100.0 * case.bar_gap:.1f}"
     missed = row["faults"] or row["seconds"] > (case.bar_s or 1e9) or row["gap"] > (case.bar_gap or 1e9)
     return (
-        f"| {name:18} | {row['gpus']:6,} | {row['seconds']:6.2f} | {bar_s:>3} | {100.0 * row['gap']:6.3f} | "
+        f"| {name:18} | {row['gpus']:6,} | {row['seconds']:6.2f} | {bar_s:>3} | "
+        f"{row['stolen_share']:4.0%} | {100.0 * row['gap']:6.3f} | "
         f"{bar_gap:>4} | {row['value']:13,.2f} | {' | '.join(ratios)} | {row['method']:8} | "
         f"{'missed' if missed else ''}"
     )
@@ -167,7 +172,7 @@ def main() -> None:
     rows: dict[str, Any] = json.loads(OUT.read_text())["cases"] if OUT.exists() and sys.argv[1:] else {}
     OUT.parent.mkdir(parents=True, exist_ok=True)
     print(
-        "| case | GPUs | seconds | bar | gap, % | bar | rate, GPUs or W | x giant | x full | x greedy ",
+        "| case | GPUs | seconds | bar | stolen | gap, % | bar | rate, GPUs or W | x giant | x full | x greedy ",
         end="",
     )
     print("| x dedicated | by | |")
