@@ -1,8 +1,9 @@
 """How good placements are, and how long they take, beside simpler ways to place.
 
 Every case is one `solve` as `cascade-tools place` calls it, in a process of its own on one thread. Times are
-wall seconds, *stolen* what the host took of the cores meanwhile. Prints a table and keeps build/benchmarks/placement.json, case by case, so that some can be
-run again: `python -m benchmarks.placement six-64`.
+wall seconds, *stolen* is what the host took of the cores meanwhile. Prints a table and keeps
+build/benchmarks/placement.json, case by case, so that some can be run again: `python -m benchmarks.placement
+six-64`.
 """
 
 from __future__ import annotations
@@ -171,11 +172,8 @@ def main() -> None:
     wanted = [name for name in CASES if not sys.argv[1:] or any(name.startswith(a) for a in sys.argv[1:])]
     rows: dict[str, Any] = json.loads(OUT.read_text())["cases"] if OUT.exists() and sys.argv[1:] else {}
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    print(
-        "| case | GPUs | seconds | bar | stolen | gap, % | bar | rate, GPUs or W | x giant | x full | x greedy ",
-        end="",
-    )
-    print("| x dedicated | by | |")
+    print("| case | GPUs | seconds | bar | stolen | gap, % | bar | rate, GPUs or W ", end="")
+    print("| x giant | x full | x greedy | x dedicated | by | |")
     for name in wanted:
         rows[name] = run_apart(name) | {"bar_s": CASES[name].bar_s, "bar_gap": CASES[name].bar_gap}
         print(line(name, rows[name]), flush=True)
