@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.paper import EXPERIMENTS
-from benchmarks.paper.__main__ import wanted
+from benchmarks.paper.__main__ import entry, read, wanted
 from benchmarks.paper.e3_one_gpu import alone, under_cap
 from benchmarks.paper.e5_skips import equal_bands, without_skips, would_skip
 from benchmarks.paper.fewest import Point, fewest, fewest_devices, shares_at_least
-from benchmarks.paper.finding import Column, Table
-from benchmarks.paper.page import markdown
+from benchmarks.paper.finding import Column, Finding, Table
+from benchmarks.paper.page import markdown, page
 from benchmarks.paper.views import Views
 from benchmarks.paper.vit import LARGE_GPU, drawn, half_as_wide, published, tier_loads
 from cascade_tools.artifacts import PolicyTable, Route, ScoreTable
@@ -156,3 +158,14 @@ def test_experiments_are_numbered_and_chosen_by_number() -> None:
     assert wanted(None) == list(EXPERIMENTS)
     with pytest.raises(UsageError, match="'9'"):
         wanted("1,9")
+
+
+def test_what_was_run_stays_and_what_has_an_older_form_is_to_be_run_again(tmp_path: Path) -> None:
+    known = entry(EXPERIMENTS[0], Finding(("Found.",), ()), 3.0, 0.25, quick=False)
+    older = {name: value for name, value in known.items() if name != "stolen_share"}
+    file = tmp_path / "paper.json"
+    file.write_text(json.dumps({"experiments": {"1": known, "2": older}}))
+    assert list(read(file)) == ["1"]
+    text = page(EXPERIMENTS, read(file))
+    assert "3 s; the host took 25% of the cores away meanwhile." in text
+    assert "Not run for this page: 2. " in text

@@ -27,6 +27,7 @@ from cascade_tools.machine.facts import machine
 from cascade_tools.store import write_atomically
 
 DOCS = Path("docs")
+KEYS = {"said", "tables", "pictures", "seconds", "stolen_share", "date", "machine", "quick"}  # of `page`
 
 
 def wanted(text: str | None) -> list[Experiment]:
@@ -65,12 +66,12 @@ def entry(
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The experiments of earlier runs, by number."""
+    """The experiments of earlier runs, by number; those of an older form are to be run again."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["experiments"]
     except (OSError, ValueError, KeyError):
         return {}
-    return found
+    return {number: known for number, known in found.items() if known.keys() >= KEYS}
 
 
 def run(chosen: list[Experiment], setting: Setting, quick: bool) -> None:
