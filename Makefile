@@ -56,7 +56,7 @@ bench-profile: setup ## Tiers profiled in process and through Triton: do both ag
 bench-simulator: setup ## How fast the simulator is, on one core (half a minute)
 	.venv/bin/python -m benchmarks.simulator
 
-paper: setup ## The papers' own experiments: build/paper.json and docs/paper.md (at most 20 minutes)
+paper: setup ## The papers' own experiments: build/paper.json and docs/paper.md (about 15 minutes)
 	.venv/bin/cascade-tools run ensembles/digits
 	.venv/bin/python -m benchmarks.paper
 
