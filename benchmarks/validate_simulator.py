@@ -14,6 +14,7 @@ import argparse
 import json
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -231,7 +232,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print the last results for the docs")
     options = parser.parse_args()
     if options.table:
-        _print_last(json.loads(OUT.read_text()))
+        _print_last(_last())
         return
     effort = QUICK if options.quick else FULL
     effort = replace(effort, seconds=options.seconds or effort.seconds)
@@ -239,7 +240,7 @@ def main() -> None:
     trace = FOLDER / "trace.csv"
     if options.again:
         write_trace(trace)
-        content = simulated_again(json.loads(OUT.read_text()), Modelled(work), trace)
+        content = simulated_again(_last(), Modelled(work), trace)
         write_atomically(OUT, (json.dumps(content, indent=1) + "\n").encode())
         _print_last(content)
         return
@@ -300,12 +301,22 @@ class Run:
             "capacity_rps": self.capacity,
             "capacity_s": self._effort.capacity_s,
             "capacity_simulated_rps": self.capacity_simulated,
-            "router_cost": bench.modelled.router_cost.model_dump(),
+            "made_from": bench.modelled.made_from,
             "bars": {"up_to_share": CALM, "up_to": BARS, "above": BARS_ABOVE},
             "rows": self.rows,
         }
         write_atomically(OUT, (json.dumps(content, indent=1) + "\n").encode())
         return line(pair, verdict, row)
+
+
+def _last() -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(OUT.read_text())
+    except (OSError, ValueError):
+        content = {}
+    if not content.keys() >= {"made_from", "capacity_simulated_rps"}:
+        raise CascadeError(f"{OUT}: holds no validation of this version", "run the whole validation first")
+    return content
 
 
 def _print_last(content: dict[str, Any]) -> None:
@@ -322,4 +333,8 @@ def _show(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CascadeError as error:
+        print(f"error: {error.message}" + (f"\n  {error.hint}" if error.hint else ""), file=sys.stderr)
+        sys.exit(error.exit_code)

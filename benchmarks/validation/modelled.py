@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
 
 from benchmarks.validation.pairs import gear_plans
-from cascade_tools.artifacts import Frontier, GearPlan, RouterCost
+from cascade_tools.artifacts import Frontier, GearPlan
 from cascade_tools.errors import CascadeError
 from cascade_tools.planning.outcomes import FloatArray, Outcomes
 from cascade_tools.planning.simulator.engine import simulate
 from cascade_tools.planning.traces.generators import poisson
+from cascade_tools.stages.calibrate import SCORES_FILE
 from cascade_tools.stages.gears import GEARS_FILE
+from cascade_tools.stages.place import PLACEMENT_FILE
+from cascade_tools.stages.profile import PROFILE_FILE
 from cascade_tools.stages.search import FRONTIER_FILE
 from cascade_tools.stages.simulated import load_planned, make_system, recorded_of
 from cascade_tools.store import Workspace
@@ -26,6 +30,7 @@ class Modelled:
 
     Attributes:
         plan: of the cascade; `plans` those of the policies.
+        made_from: digests of the artifacts that decide what is simulated.
     """
 
     def __init__(self, work: Workspace) -> None:
@@ -33,12 +38,12 @@ class Modelled:
         self.plans = gear_plans(self.plan, work.load(FRONTIER_FILE, Frontier, "search"))
         self._planned = load_planned(work)
         self._recorded = recorded_of(work)
-        known = self._planned.profile.router
-        if known is None:
+        files = (PROFILE_FILE, PLACEMENT_FILE, FRONTIER_FILE, GEARS_FILE, SCORES_FILE)
+        self.made_from = {name: sha256(work.path(name).read_bytes()).hexdigest() for name in files}
+        if self._planned.profile.router is None:
             raise CascadeError(
                 "the profile does not know what the router costs", f"run `{work.command('profile')}` again"
             )
-        self.router_cost: RouterCost = known
 
     def draw(self, count: int) -> Any:
         """The held-out rows that are asked for."""

@@ -172,9 +172,10 @@ def _tier(planned: Planned, tier: LadderTier) -> SimTier:
     cost = profile.ask_cost(tier.tier, inline=local)
     if profile.router is not None and not local:
         cost = AskCost(profile.router.server.call_ms, profile.router.server.call_ms)
+    served = {kind: _as_served(profile, points[kind], local=local) for kind in types}
     return SimTier(
         name=tier.tier,
-        service={kind: service_time(_as_served(profile, points[kind]), largest) for kind in types},
+        service={kind: service_time(served[kind], largest) for kind in types},
         instances=tuple(_homes(mine, number) for number in range(1, stages + 1)),
         stage_shares=() if partition is None else _shares(partition),
         ask_ms=cost.latency_ms,
@@ -182,26 +183,32 @@ def _tier(planned: Planned, tier: LadderTier) -> SimTier:
         local=local,
         planned_ms=tier.p50_ms,
         further_row_ms=tier.further_row_ms,
-        weight=_weight(planned, tier, mine[0].device),
+        weight=_weight(planned, tier, mine),
     )
 
 
-def _weight(planned: Planned, tier: LadderTier, device: int) -> float:
-    on_cpu = planned.placement.devices[device].kind == "cpu"
-    return WEIGHT_OF_NICE ** nice_of(planned.plan, tier) if on_cpu else 1.0
+def _weight(planned: Planned, tier: LadderTier, placed: list[PlacedInstances]) -> float:
+    """Of a tier on CPUs whose config we render; what was adopted has whatever priority it has."""
+    on_cpu = all(planned.placement.devices[one.device].kind == "cpu" for one in placed)
+    return WEIGHT_OF_NICE ** nice_of(planned.plan, tier) if on_cpu and tier.adopted is None else 1.0
 
 
-def _as_served(profile: Profile, points: Sequence[ProfilePoint]) -> list[ProfilePoint]:
+def _as_served(profile: Profile, points: Sequence[ProfilePoint], *, local: bool) -> list[ProfilePoint]:
     """The points with the time of a batch that is run once, between other work.
 
     `latency_p50_ms` is that of a batch run again and again, with all of it in the caches; what the server
-    counts beyond it, and beyond a call that does nothing, is what the first run takes longer.
+    counts beyond it, and beyond a call that does nothing, is what a first run takes longer. That is about the
+    same for every batch size, and the rest is noise: the least counts. A batch that was not repeated has it
+    in its time. Where the costs of calls are not known, they have it.
     """
-    call_ms = 0.0 if profile.hop is None else profile.hop.latency_ms
+    known = [point.overhead_ms for point in points if point.overhead_ms]
+    if profile.hop is None or not known or (profile.router is None and not local):
+        return list(points)
+    longer_ms = max(0.0, min(known) - profile.hop.latency_ms)
     return [
-        point.model_copy(
-            update={"latency_p50_ms": point.latency_p50_ms + max(0.0, (point.overhead_ms or 0.0) - call_ms)}
-        )
+        point.model_copy(update={"latency_p50_ms": point.latency_p50_ms + longer_ms})
+        if point.overhead_ms
+        else point
         for point in points
     ]
 
