@@ -23,6 +23,8 @@ SERVER_OF_DIGITS = {"batch_ms": 0.54, "request_ms": 0.21, "call_ms": 1.26, "late
 CPU_ONLY = ("cpu",)
 REACH = {"quick": 1.0, "giant": 0.25}
 GIANT_CALLS = (1.0 - 0.75**8) / 8
+# The pool's 16 threads are with these calls, and with the giant for two rows of a batch.
+THREADS_MS = (GIANT_CALLS * 0.4 + 10.0 * 2.0 ** (1 / 3) / 8) / 16
 
 
 def point(name: str, ms: float, batch: int = 1, device: str = "cpu", kind: str = "onnx") -> ProfilePoint:
@@ -48,10 +50,11 @@ def profile_of(
     own: dict[str, float] = OWN,
     server: dict[str, float] = SERVER,
     kind: str = "onnx",
+    giant_ms: tuple[float, float] = (10.0, 20.0),
 ) -> Profile:
     """A first tier of so many ms at 1 and 8 rows, and a giant."""
     points = (point("quick", quick_ms[0], kind=kind), point("quick", quick_ms[1], 8, kind=kind))
-    giant = (point("giant", 10.0), point("giant", 20.0, 8))
+    giant = (point("giant", giant_ms[0]), point("giant", giant_ms[1], 8))
     costs = RouterCost(
         router=WorkCost(**own),
         server=WorkCost(**server),
@@ -77,7 +80,7 @@ def flood_rps(profile: Profile, share: float, most: int, *, inline: bool) -> flo
             np.array([latency_at(points, rows) for rows in range(1, most + 1)]), np.full(most, 1e-6)
         )
         more: dict[str, Any] = {"local": inline and name == "quick", "ask_ms": ask_ms[name]}
-        tiers.append(tier(name, service, (0,) * 64, planned_ms=profile.at(name, 1).latency_p50_ms, **more))
+        tiers.append(tier(name, service, (0,) * 256, planned_ms=profile.at(name, 1).latency_p50_ms, **more))
     own = Work(**profile.router.router.model_dump())
     made = system(
         *tiers, router={"max_batch_size": most, "own": own, "server": server, "inline_entry_ms": 2.0}
@@ -108,6 +111,12 @@ def test_a_flood_gets_as_much_out_of_a_process_in_the_simulator(
     assert 1000.0 / found.serial_ms == pytest.approx(simulated_rps, rel=0.1)
 
 
+def test_threads_that_wait_for_a_slow_giant_are_missed() -> None:
+    profile = profile_of((1.9, 4.0), OWN_OF_DIGITS, SERVER_OF_DIGITS, giant_ms=(300.0, 500.0))
+    found = row_cost(profile, REACH, 32, CPU_ONLY, may_be_inline=False, skips=False)
+    assert 1000.0 / found.serial_ms == pytest.approx(flood_rps(profile, 0.25, 32, inline=False), rel=0.1)
+
+
 def test_execute_calls_a_quick_first_tier_itself_and_answers_what_it_accepts() -> None:
     found = row_cost(profile_of((0.1, 0.16)), REACH, 8, CPU_ONLY, may_be_inline=False, skips=False)
     # Late is what the giant answers; `execute` waits for the call and until Triton has the other answers.
@@ -115,7 +124,8 @@ def test_execute_calls_a_quick_first_tier_itself_and_answers_what_it_accepts() -
     pool_ms = GIANT_CALLS * 0.1 + 0.25 * 0.8
     waits_ms = 0.4 / 8 + 0.16 / 8 + 0.75 * 0.3
     assert waits_ms > pool_ms
-    assert found.serial_ms == pytest.approx(own_ms + waits_ms + pool_ms**2 / (4.0 * waits_ms))
+    alone_ms = own_ms + waits_ms + pool_ms**2 / (4.0 * waits_ms)
+    assert found.serial_ms == pytest.approx(alone_ms + THREADS_MS**2 / (4.0 * alone_ms))
     assert found.cpu_ms == pytest.approx(own_ms + pool_ms + 0.3 + (1 / 8 + GIANT_CALLS) * 0.4)
 
 
@@ -130,7 +140,8 @@ def test_all_is_handed_off_where_the_first_tier_is_not_quick() -> None:
     found = row_cost(profile_of((2.1, 4.0)), REACH, 8, CPU_ONLY, may_be_inline=False, skips=False)
     own_ms = 0.8 / 8 + 0.2
     pool_ms = (1 / 8 + GIANT_CALLS) * 0.1 + 0.8
-    assert found.serial_ms == pytest.approx(own_ms + pool_ms)
+    threads_ms = THREADS_MS + (0.4 / 8 + 4.0 / 8) / 16
+    assert found.serial_ms == pytest.approx(own_ms + pool_ms + threads_ms**2 / (4.0 * (own_ms + pool_ms)))
     assert found.cpu_ms == pytest.approx(own_ms + pool_ms + 0.3 + (1 / 8 + GIANT_CALLS) * 0.4)
 
 
@@ -138,7 +149,8 @@ def test_a_first_tier_that_the_router_runs_takes_turns_with_its_threads() -> Non
     found = row_cost(profile_of((0.1, 0.16)), REACH, 8, CPU_ONLY, may_be_inline=True, skips=False)
     own_ms = 0.8 / 8 + 0.2 + (0.06 + 0.16) / 8
     pool_ms, waits_ms = GIANT_CALLS * 0.1 + 0.25 * 0.8, 0.75 * 0.3
-    assert found.serial_ms == pytest.approx(own_ms + waits_ms + pool_ms**2 / (4.0 * waits_ms))
+    alone_ms = own_ms + waits_ms + pool_ms**2 / (4.0 * waits_ms)
+    assert found.serial_ms == pytest.approx(alone_ms + THREADS_MS**2 / (4.0 * alone_ms))
     assert found.cpu_ms == pytest.approx(0.8 / 8 + 0.2 + 0.06 / 8 + pool_ms + 0.3 + GIANT_CALLS * 0.4)
     assert found.alone_ms == pytest.approx(0.3)
 

@@ -6,10 +6,13 @@ Of a process of the router one batch takes, one after another:
     waits    what `execute` waits for before it takes the next batch: a quick first tier that it calls, and
              Triton taking the answers
     pool     what the other threads compute; Python lets one thread at a time, so not while `execute` does
+    threads  how long the pool's threads are with what was handed to them, calls and tiers included, over
+             the number of threads
 
 The pool computes while `execute` waits, and the longer of both counts. What begins anywhere in a longer wait
 goes on after it for shorter^2 / (2 longer) on the average, what begins with it does not: half of that is
-taken. The simulator has all this in detail (`tests/test_row_cost.py` holds both together).
+taken. So it is with the threads beside all that. The simulator has all this in detail
+(`tests/test_row_cost.py` holds both together).
 """
 
 from __future__ import annotations
@@ -19,11 +22,13 @@ from dataclasses import dataclass
 from math import fsum
 from typing import NamedTuple
 
-from cascade_tools.artifacts import INLINE_ENTRY_MS, Profile, RouterCost
+from cascade_tools.artifacts import INLINE_ENTRY_MS, Profile, RouterCost, RouterLimits
 from cascade_tools.planning.curves import latency_at
 from cascade_tools.runtime.router import HAND_OFF_MS
 from cascade_tools.stages.ladder import further_row_ms
 from cascade_tools.stages.search import planned_point
+
+THREADS: int = RouterLimits.model_fields["escalation_threads"].default
 
 
 class RowCost(NamedTuple):
@@ -115,8 +120,14 @@ class _Batch:
         answered_ms = fsum(self._tier_ms(tier) for tier in here if not self.inline[tier])
         taken_ms = server.batch_ms / self.rows + (1.0 - self._late()) * server.request_ms
         waits_ms, pool_ms = called * server.call_ms + answered_ms + taken_ms, turns_ms - own_ms
-        longer_ms, shorter_ms = max(waits_ms, pool_ms), min(waits_ms, pool_ms)
-        return own_ms + longer_ms + (shorter_ms**2 / (4.0 * longer_ms) if longer_ms > 0.0 else 0.0)
+        return _beside(own_ms + _beside(waits_ms, pool_ms), self._threads_ms(here))
+
+    def _threads_ms(self, here: Sequence[str]) -> float:
+        """How long the threads are with what is handed to them."""
+        handed = [tier for tier in self.seen if tier not in here]
+        calls = fsum(groups_per_row(self.seen[tier], self.rows) for tier in handed if not self.inline[tier])
+        tiers_ms = fsum(self._tier_ms(tier) for tier in handed)
+        return (calls * self.router.server.call_ms + tiers_ms) / THREADS
 
     def _in_execute(self) -> list[str]:
         """The tiers that `execute` waits for, by the router's own rules (`runtime/router.py`)."""
@@ -156,6 +167,12 @@ class _Batch:
         points = [found for kind in self.kinds if (found := self.profile.points_of(tier, kind))]
         points = points or [self.profile.points_of(tier)]
         return share * min(latency_at(found, rows) for found in points) / rows
+
+
+def _beside(one_ms: float, other_ms: float) -> float:
+    """What is done at the same time, and gets into each other's way."""
+    longer_ms, shorter_ms = max(one_ms, other_ms), min(one_ms, other_ms)
+    return longer_ms + (shorter_ms**2 / (4.0 * longer_ms) if longer_ms > 0.0 else 0.0)
 
 
 def groups_per_row(share: float, batch_rows: float) -> float:
