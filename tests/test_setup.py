@@ -68,7 +68,7 @@ def test_compose_publishes_loopback_ports_only_and_gives_shared_memory() -> None
     ports = service["ports"]
     assert isinstance(ports, list)
     assert len(ports) == 3
-    assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert all(port.startswith(("127.0.0.1:", "${CASCADE_GRPC_ADDRESS:-127.0.0.1}:")) for port in ports)
     assert service["shm_size"] == "1g"
     assert service["healthcheck"]
 
@@ -85,17 +85,22 @@ def test_compose_refuses_a_repository_for_another_server(
     tmp_path: Path, manifest: str | None, code: int
 ) -> None:
     if manifest is not None:
-        (tmp_path / "manifest.json").write_text(manifest)
+        (tmp_path / "current").mkdir()
+        (tmp_path / "current" / "manifest.json").write_text(manifest)
     server = tmp_path / "bin" / "tritonserver"
     server.parent.mkdir()
     server.write_text("#!/bin/sh\nexit 0\n")
     server.chmod(0o755)
     command = compose()["command"]
     assert isinstance(command, list)
-    script = command[0].replace("$$", "$").replace("/models/current", str(tmp_path))
+    script = command[0].replace("$$", "$").replace("/models/", f"{tmp_path}/")
     done = subprocess.run(
         ["bash", "-c", script],
-        env={**os.environ, "PATH": f"{server.parent}:{os.environ['PATH']}"},
+        env={
+            **os.environ,
+            "PATH": f"{server.parent}:{os.environ['PATH']}",
+            "CASCADE_REPOSITORY": "current",
+        },
         capture_output=True,
         text=True,
         timeout=30,

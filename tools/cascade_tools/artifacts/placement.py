@@ -19,6 +19,7 @@ class PlacedInstances(Value):
         batch: rows of a batch that the plan counts with; None for the tier's, `Placement.batch`.
         device: index into the devices, in the order of the device file.
         busy_instances: mean number of busy instances at the planned rate, 0..count.
+        rows_rps: rows that they take at the planned rate; None in files of older plans.
     """
 
     tier: str
@@ -28,6 +29,7 @@ class PlacedInstances(Value):
     device: int
     count: int = Field(ge=1)
     busy_instances: float
+    rows_rps: float | None = None
 
 
 class PlacedDevice(Value):

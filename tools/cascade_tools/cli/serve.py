@@ -29,10 +29,17 @@ def serve(
     http_port: Annotated[int, typer.Option(help="0 takes any free port.", min=0, max=65535)] = 8000,
     grpc_port: Annotated[int, typer.Option(help="0 takes any free port.", min=0, max=65535)] = 8001,
     metrics_port: Annotated[int, typer.Option(help="0 takes any free port.", min=0, max=65535)] = 8002,
+    host: Annotated[
+        int | None, typer.Option(help="Which host this is, where the plan is for several.", min=0)
+    ] = None,
+    grpc_address: Annotated[
+        str, typer.Option(help="Where gRPC listens: an address that other hosts reach, or 0.0.0.0 for all.")
+    ] = "127.0.0.1",
     build_dir: BuildDir = BUILD,
     as_json: AsJson = False,
 ) -> None:
     """Serve the built cascade on the embedded Triton, on the loopback interface, until Ctrl-C."""
+    from cascade_tools.repository.place import has_router, of_host
     from cascade_tools.serving.adopted import adopted_to_serve
     from cascade_tools.serving.embedded import Ports, embedded_triton, free_ports
     from cascade_tools.stages.build_repo import repository_root
@@ -41,17 +48,19 @@ def serve(
     from cascade_tools.stages.recalibrate import SHADOW_FILE
 
     work = open_workspace(folder, build_dir)
-    adopted = adopted_to_serve(work.cascade)
     state = status(work, "embedded", stderr_reporter())["build-repo"]
     if state == "stale":
         show_warning(f"the repository is behind what it was made from; run `{work.command('run')}`")
     free = free_ports()
-    ports = Ports(http_port or free.http, grpc_port or free.grpc, metrics_port or free.metrics)
-    repository = repository_root(work, "embedded") / "current"
+    ports = Ports(http_port or free.http, grpc_port or free.grpc, metrics_port or free.metrics, grpc_address)
+    repository = of_host(repository_root(work, "embedded") / "current", host)
+    adopted = adopted_to_serve(work.cascade) if has_router(repository) else None
     name = work.cascade.name
     shadow = work.path(SHADOW_FILE) if work.cascade.serving.shadow_share else None
-    with embedded_triton(repository, ports, work.path("triton.log"), shadow, adopted, keep=True) as server:
-        show_line(f"{name} is served: HTTP {server.http_url}, gRPC {server.grpc_url}")
+    log = work.path("triton.log" if host is None else f"triton-host{host}.log")
+    with embedded_triton(repository, ports, log, shadow, adopted, keep=True) as server:
+        what = name if host is None else f"{name}, its part on host {host},"
+        show_line(f"{what} is served: HTTP {server.http_url}, gRPC {server.grpc_url}")
         show_line(f"metrics: {server.metrics_url}   log: {server.log}   stop: Ctrl-C")
         if as_json:
             show_json(

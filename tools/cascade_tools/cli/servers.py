@@ -29,9 +29,11 @@ def served(stack: ExitStack, work: Workspace, url: str | None, metrics_url: str 
     """The server at an address; without one the embedded Triton, until the stack ends.
 
     Raises:
-        UsageError: an address is none, or the metrics page of no server is named.
+        UsageError: an address is none, the metrics page of no server is named, or the repository is for
+            several hosts.
         ArtifactError: no repository is built.
     """
+    from cascade_tools.repository.place import entry_shares_of
     from cascade_tools.serving.adopted import adopted_to_serve
     from cascade_tools.serving.embedded import embedded_triton
     from cascade_tools.serving.infer import check_address
@@ -48,6 +50,11 @@ def served(stack: ExitStack, work: Workspace, url: str | None, metrics_url: str 
     repository = repository_root(work, "embedded") / "current"
     if not repository.is_dir():
         raise ArtifactError(f"{repository}: no repository is built there", f"run `{work.command('run')}`")
+    if entry_shares_of(repository):
+        raise UsageError(
+            f"{repository}: is for several hosts",
+            f"start each with `{work.command('serve')} --host N`, and name the router's with --url",
+        )
     if status(work, "embedded", stderr_reporter())["build-repo"] == "stale":
         show_warning(f"the repository is behind what it was made from; run `{work.command('run')}`")
     server = stack.enter_context(embedded_triton(repository, adopted=adopted_to_serve(work.cascade)))

@@ -2,6 +2,8 @@
 
 <root>/versions/<digest>/...     complete repositories
 <root>/current -> versions/...   renamed over the old link, so a reader sees one or the other
+
+One for several hosts has a complete repository for each in a folder of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cascade_tools.errors import ArtifactError, CheckFailed
+from cascade_tools.errors import ArtifactError, CheckFailed, UsageError
 from cascade_tools.repository.render import SERVERS, VERSION, Target
 from cascade_tools.store import digest_bytes, digest_file, readable_disk_errors
 
@@ -31,8 +33,23 @@ Content = bytes | Path  # a path: the file is copied and compared without being 
 Contents = Mapping[str, Content]
 
 
-def make_manifest(cascade: str, target: Target, files: Contents) -> bytes:
-    """What the repository is for, and the digest of every file in it."""
+def host_folder(host: int) -> str:
+    """Where the repository of one host is, among those of several."""
+    return f"host{host}"
+
+
+def make_manifest(
+    cascade: str, target: Target, files: Contents, entry_shares: Mapping[int, float | None] | None = None
+) -> bytes:
+    """What the repository is for, and the digest of every file in it.
+
+    Args:
+        cascade: name of the router's model.
+        target: the server.
+        files: by relative path.
+        entry_shares: by host, where this holds the repositories of several: the share of all rows that
+            should enter at the router there; None for a host without one.
+    """
     content = {
         "kind": "repository",
         "cascade": cascade,
@@ -40,6 +57,8 @@ def make_manifest(cascade: str, target: Target, files: Contents) -> bytes:
         "server": SERVERS[target],
         "files": {path: _digest(files[path]) for path in sorted(files)},
     }
+    if entry_shares is not None:
+        content["hosts"] = {host_folder(host): share for host, share in sorted(entry_shares.items())}
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
@@ -80,6 +99,53 @@ def refuse_other_target(repository: Path, target: Target) -> dict[str, Any]:
             f"run `cascade-tools build-repo ... --target {target}`",
         )
     return manifest
+
+
+def entry_shares_of(repository: Path) -> dict[str, float | None]:
+    """The hosts of a repository for several, by folder, and the share of all rows that should enter there.
+
+    Empty where it is for one host alone; None for a host without a router.
+
+    Raises:
+        ArtifactError: there is no repository.
+    """
+    hosts: dict[str, float | None] = read_manifest(repository).get("hosts", {})
+    return hosts
+
+
+def of_host(repository: Path, host: int | None) -> Path:
+    """The repository of one host.
+
+    Args:
+        repository: the current one.
+        host: its number; None where there is one host alone.
+
+    Raises:
+        ArtifactError: there is no repository.
+        UsageError: it is for several hosts and none is named, or for others than the named one.
+    """
+    hosts = entry_shares_of(repository)
+    if not hosts:
+        if host is None:
+            return repository
+        raise UsageError(f"--host {host}: {repository} is for one host alone", "leave --host out")
+    if host is None or host_folder(host) not in hosts:
+        named = "" if host is None else f"--host {host}: "
+        raise UsageError(
+            f"{named}{repository} is for several hosts: {', '.join(hosts)}",
+            f"say which one this is, such as `--host {next(iter(hosts)).removeprefix('host')}`",
+        )
+    return repository / host_folder(host)
+
+
+def has_router(repository: Path) -> bool:
+    """Whether the router's model is in the repository of a host.
+
+    Raises:
+        ArtifactError: there is no repository.
+    """
+    manifest = read_manifest(repository)
+    return f"{manifest.get('cascade')}/{PLAN_FILE}" in manifest.get("files", {})
 
 
 def models_of(repository: Path, manifest: dict[str, Any]) -> list[str]:

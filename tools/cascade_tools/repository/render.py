@@ -73,6 +73,8 @@ def render_configs(
     target: Target,
     formats: Formats = ALL_ONNX,
     partitions: Partitions = ALL_WHOLE,
+    *,
+    router: bool = True,
 ) -> dict[str, str]:
     """All `config.pbtxt` by relative path; adopted models have theirs already.
 
@@ -82,6 +84,7 @@ def render_configs(
         target: the server.
         formats: of the tiers that are not ONNX in float32.
         partitions: of the tiers that are served in stages.
+        router: whether the router is in this repository.
 
     Raises:
         UsageError: the target cannot serve a tier's format, or not on the device where it is placed.
@@ -94,15 +97,15 @@ def render_configs(
         "inputs": plan.inputs,
         "max_batch_size": size,
     }
-    files = {
-        f"{plan.cascade}/config.pbtxt": _render(
+    files = {}
+    if router:
+        files[f"{plan.cascade}/config.pbtxt"] = render_template(
             "triton/router.pbtxt.j2",
             name=plan.cascade,
             instances=plan.limits.router_instances,
             outputs=[*answer[:2], *route, *answer[2:]],
             **common,
         )
-    }
     for tier in rendered(plan):
         kind = formats.get(tier.tier, "onnx")
         for model in _models(tier, plan.inputs, answer, partitions.get(tier.tier)):
@@ -138,7 +141,7 @@ def render_tier(
     Raises:
         UsageError: the target cannot serve the format, or not on those devices.
     """
-    return _render(
+    return render_template(
         "triton/ensemble.pbtxt.j2" if values.get("steps") else _template(tier, kind, target, groups),
         tier=tier,
         groups=groups,
@@ -236,19 +239,30 @@ def model_folders(tier: LadderTier, partitions: Partitions = ALL_WHOLE) -> tuple
 
 
 def code_files(
-    plan: GearPlan, target: Target, formats: Formats = ALL_ONNX, partitions: Partitions = ALL_WHOLE
+    plan: GearPlan,
+    target: Target,
+    formats: Formats = ALL_ONNX,
+    partitions: Partitions = ALL_WHOLE,
+    *,
+    router: bool = True,
 ) -> dict[str, Path]:
     """Python files of the repository by relative path, copied byte for byte."""
-    files = {f"{plan.cascade}/{VERSION}/{path.name}": path for path in sorted(_folder(runtime).glob("*.py"))}
+    files = _router_files(plan.cascade, target) if router else {}
     if target == "embedded":
         for info in rendered(plan):
             model, *others = TIER_CODE[formats.get(info.tier, "onnx")]
             for folder in model_folders(info, partitions):
                 files[f"{folder}/model.py"] = _folder(backends) / model
                 files |= {f"{folder}/{name}": _folder(backends) / name for name in others}
-        # With it the router runs cheap tiers itself; see `runtime/local.py`.
-        files[f"{plan.cascade}/{VERSION}/{ONNX_SESSION}"] = _folder(backends) / ONNX_SESSION
     return files
+
+
+def _router_files(cascade: str, target: Target) -> dict[str, Path]:
+    files = {path.name: path for path in sorted(_folder(runtime).glob("*.py"))}
+    if target == "embedded":
+        # With it the router runs cheap tiers itself; see `runtime/local.py`.
+        files[ONNX_SESSION] = _folder(backends) / ONNX_SESSION
+    return {f"{cascade}/{VERSION}/{name}": path for name, path in files.items()}
 
 
 def hop_files() -> dict[str, bytes]:
@@ -263,7 +277,7 @@ def hop_files() -> dict[str, bytes]:
     }
     files = {}
     for name, (size, inputs, outputs) in models.items():
-        text = _render(
+        text = render_template(
             "triton/probe.pbtxt.j2", name=name, max_batch_size=size, inputs=inputs, outputs=outputs
         )
         files[f"{name}/config.pbtxt"] = text.encode()
@@ -275,7 +289,8 @@ def _folder(package: Any) -> Path:
     return Path(package.__file__).parent
 
 
-def _render(template: str, **values: Any) -> str:
+def render_template(template: str, **values: Any) -> str:
+    """A template of `templates/`, strictly: what it names must be given."""
     return _environment().get_template(template).render(**values)
 
 

@@ -8,6 +8,7 @@ process is killed outright, the kernel sends the server SIGTERM; only a small te
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import secrets
 import signal
@@ -41,13 +42,22 @@ PR_SET_PDEATHSIG = 1
 TERMINATED = 128 + signal.SIGTERM  # as a shell has it
 
 
+# What nobody may do by gRPC where it listens beyond this machine.
+RESTRICTED = "model-repository,shared-memory,trace,logging"
+
+
 @dataclass(frozen=True)
 class Ports:
-    """HTTP, gRPC and metrics port on the loopback interface."""
+    """HTTP, gRPC and metrics port on the loopback interface.
+
+    Attributes:
+        grpc_address: of the interface where gRPC listens, so that other hosts may ask.
+    """
 
     http: int
     grpc: int
     metrics: int
+    grpc_address: str = LOOPBACK
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,7 @@ class Server:
     @property
     def grpc_url(self) -> str:
         """Address for tritonclient.grpc."""
-        return f"{LOOPBACK}:{self.ports.grpc}"
+        return f"{self.ports.grpc_address}:{self.ports.grpc}"
 
     @property
     def metrics_url(self) -> str:
@@ -128,16 +138,25 @@ def check_ports(ports: Ports) -> None:
     """See that nobody else listens on them.
 
     Raises:
-        UsageError: names the port that is in use.
+        UsageError: names the port that is in use, or the address that is none of this machine.
     """
     if len({ports.http, ports.grpc, ports.metrics}) < 3:
         raise UsageError("--http-port, --grpc-port and --metrics-port: must differ")
-    for name, port in (("http", ports.http), ("grpc", ports.grpc), ("metrics", ports.metrics)):
+    for name, address, port in (
+        ("http", LOOPBACK, ports.http),
+        ("grpc", ports.grpc_address, ports.grpc),
+        ("metrics", LOOPBACK, ports.metrics),
+    ):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((LOOPBACK, port))
-            except OSError:
+                probe.bind((address, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise UsageError(
+                        f"--{name}-address {address}: {error.strerror}",
+                        "name the address of one of this machine's interfaces",
+                    ) from None
                 raise UsageError(
                     f"--{name}-port {port}: in use by another process",
                     f"choose another with --{name}-port, or 0 for any free one",
@@ -227,13 +246,16 @@ def _running(
             f"--backend-directory={wheel.backend_directory(Path(folder))}",
             f"--backend-config=python,shm-region-prefix-name={prefix}",
             f"--http-address={LOOPBACK}",
-            f"--grpc-address={LOOPBACK}",
+            f"--grpc-address={ports.grpc_address}",
             f"--metrics-address={LOOPBACK}",
             f"--http-port={ports.http}",
             f"--grpc-port={ports.grpc}",
             f"--metrics-port={ports.metrics}",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
         ]
+        if ports.grpc_address != LOOPBACK:
+            # Under a key that nobody has; HTTP, by which models are revived, stays on the loopback interface.
+            command.append(f"--grpc-restricted-protocol={RESTRICTED}:key={secrets.token_hex(16)}")
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,

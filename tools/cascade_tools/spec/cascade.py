@@ -11,7 +11,7 @@ from cascade_tools.errors import UsageError
 from cascade_tools.spec.base import Spec, describe
 from cascade_tools.spec.data import CalibrationChoice, Data
 from cascade_tools.spec.goals import Gears, Objective
-from cascade_tools.spec.names import CallableName, InnerPath, Name
+from cascade_tools.spec.names import Address, CallableName, InnerPath, Name
 from cascade_tools.spec.placement import PlacementChoice
 from cascade_tools.spec.profiling import ProfileChoice
 from cascade_tools.spec.tiers import Tier, TritonModels, stage_models
@@ -42,7 +42,12 @@ class Serving(Spec):
 
 
 class Cascade(Spec):
-    """A whole `cascade.yaml`; `triton` is needed where a tier's source is."""
+    """A whole `cascade.yaml`; `triton` is needed where a tier's source is.
+
+    Attributes:
+        hosts: host:port of the gRPC endpoint of each host's server, by the number that the plan gives it;
+            needed where a tier is asked on another host than the router's.
+    """
 
     name: Name
     tiers: tuple[Tier, ...] = Field(min_length=1, max_length=8)
@@ -52,6 +57,7 @@ class Cascade(Spec):
     profile: ProfileChoice = ProfileChoice()
     objective: Objective = Objective()
     devices: InnerPath
+    hosts: tuple[Address, ...] = ()
     placement: PlacementChoice = PlacementChoice()
     gears: Gears = Gears()
     serving: Serving = Serving()

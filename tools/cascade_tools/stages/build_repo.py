@@ -14,6 +14,8 @@ from cascade_tools.artifacts import (
 )
 from cascade_tools.errors import ArtifactError, UsageError
 from cascade_tools.repository import place
+from cascade_tools.repository.hosts import HostPart, host_parts
+from cascade_tools.repository.remote import plan_here, proxy_configs, proxy_files
 from cascade_tools.repository.render import (
     MODEL_FILES,
     SERVERS,
@@ -25,6 +27,7 @@ from cascade_tools.repository.render import (
     rendered,
 )
 from cascade_tools.repository.rules import check_config, check_ensembles
+from cascade_tools.spec import SPEC_FILE
 from cascade_tools.stages.export import EXPORTED_FILE
 from cascade_tools.stages.exported_files import changed_file
 from cascade_tools.stages.gears import GEARS_FILE
@@ -45,17 +48,23 @@ def repository_root(work: Workspace, target: Target) -> Path:
 def build_repo(work: Workspace, target: Target, *, check: bool, report: Reporter) -> Path:
     """Render everything, check it, and write it at once; return the current repository.
 
-    For the NGC target the configs also go to `model_repository/<cascade>/`, where they can be reviewed
-    and committed without the models.
+    Where the plan is for several hosts it has one folder for each, `host0` and so on, which is a repository
+    by itself. For the NGC target the configs also go to `model_repository/<cascade>/`, where they can be
+    reviewed and committed without the models.
 
     Raises:
         CheckFailed: a config breaks a rule of Triton, or `check` found a difference.
         ArtifactError: an exported file is not the one that was recorded, or a plan is for another device.
-        UsageError: the target cannot serve a tier's format, or the placement is on several hosts.
+        UsageError: the target cannot serve a tier's format, or a tier is on a host without an address.
         EnvironmentLacks: a plan cannot be held against the GPU and the server that it is for.
     """
-    files, configs = _render(work, target)
-    manifest = place.make_manifest(work.cascade.name, target, files)
+    placement = work.load(PLACEMENT_FILE, Placement, "place")
+    parts = host_parts(placement)
+    if len(parts) == 1:
+        files, configs = _render(work, target, placement, parts[0])
+        manifest = place.make_manifest(work.cascade.name, target, files)
+    else:
+        files, configs, manifest = _render_hosts(work, target, placement, parts)
     root = repository_root(work, target)
     shown = {name: text.encode() for name, text in configs.items()} if target == "ngc" else {}
     if check:
@@ -70,30 +79,66 @@ def build_repo(work: Workspace, target: Target, *, check: bool, report: Reporter
     return repository
 
 
-def _render(work: Workspace, target: Target) -> tuple[dict[str, place.Content], dict[str, str]]:
-    """All files of the repository, and the configs among them as text."""
+def _render_hosts(
+    work: Workspace, target: Target, placement: Placement, parts: tuple[HostPart, ...]
+) -> tuple[dict[str, place.Content], dict[str, str], bytes]:
+    """The repositories of all hosts, each in a folder of its own, their configs, and what lists them."""
+    _check_addresses(work, parts)
+    files: dict[str, place.Content] = {}
+    configs: dict[str, str] = {}
+    for part in parts:
+        folder = place.host_folder(part.host)
+        of_host, of_configs = _render(work, target, placement, part)
+        of_host[place.MANIFEST] = place.make_manifest(work.cascade.name, target, of_host)
+        files |= {f"{folder}/{name}": content for name, content in of_host.items()}
+        configs |= {f"{folder}/{name}": text for name, text in of_configs.items()}
+    entry_shares = {part.host: part.entry_share for part in parts}
+    return files, configs, place.make_manifest(work.cascade.name, target, files, entry_shares)
+
+
+def _check_addresses(work: Workspace, parts: tuple[HostPart, ...]) -> None:
+    asked = {
+        way.host: tier
+        for part in parts
+        for tier, ways in part.ways.items()
+        for way in ways
+        if way.host != part.host
+    }
+    known = work.cascade.hosts
+    for host, tier in sorted(asked.items()):
+        if host >= len(known):
+            raise UsageError(
+                f"{work.cascade.folder / SPEC_FILE}: hosts: {len(known) or 'none'} given, and the plan asks "
+                f"tier {tier} on host {host}",
+                "list host:port of the gRPC endpoint of each host's server, from host 0 on: "
+                f"`hosts: [{', '.join(f'10.0.0.{n}:8001' for n in range(1, max(asked) + 2))}]`, or give "
+                "`placement: {closure: host}`, where nothing is asked across hosts",
+            )
+
+
+def _render(
+    work: Workspace, target: Target, placement: Placement, part: HostPart
+) -> tuple[dict[str, place.Content], dict[str, str]]:
+    """All files of one host's repository, and the configs among them as text."""
     plan = work.load(GEARS_FILE, GearPlan, "gears")
-    placement = work.load(PLACEMENT_FILE, Placement, "place")
-    hosts = len({device.host for device in placement.devices})
-    if hosts > 1:
-        raise UsageError(
-            f"{work.path(PLACEMENT_FILE)}: is for {hosts} hosts, and a repository is for one",
-            f"place on the devices of one: `{work.command('place')} --devices FILE`",
-        )
     exported = work.load(EXPORTED_FILE, Exported, "export")
-    formats = {info.tier: exported.tier(info.tier).format for info in rendered(plan)}
-    found = {info.tier: exported.tier(info.tier).partition for info in rendered(plan)}
+    here, router = plan_here(plan, part), part.entry_share is not None
+    formats = {info.tier: exported.tier(info.tier).format for info in rendered(here)}
+    found = {info.tier: exported.tier(info.tier).partition for info in rendered(here)}
     partitions = {tier: partition for tier, partition in found.items() if partition is not None}
-    configs = render_configs(plan, placement, target, formats, partitions)
+    configs = render_configs(here, part.placement, target, formats, partitions, router=router)
+    configs |= proxy_configs(plan, placement, part, work.cascade.hosts)
     for name, text in configs.items():
         check_config(name, text, router=name.startswith(f"{plan.cascade}/"))
     check_ensembles(configs)
     files: dict[str, place.Content] = {name: text.encode() for name, text in configs.items()}
-    files |= code_files(plan, target, formats, partitions)
-    files[f"{plan.cascade}/{place.PLAN_FILE}"] = work.path(GEARS_FILE).read_bytes()
-    for info in rendered(plan):
+    files |= code_files(here, target, formats, partitions, router=router)
+    files |= proxy_files(plan, part)
+    if router:
+        files[f"{plan.cascade}/{place.PLAN_FILE}"] = work.path(GEARS_FILE).read_bytes()
+    for info in rendered(here):
         files |= _model_files(
-            work, info, exported.tier(info.tier), placement, model_folders(info, partitions)
+            work, info, exported.tier(info.tier), part.placement, model_folders(info, partitions)
         )
     return files, configs
 

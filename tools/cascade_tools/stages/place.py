@@ -10,6 +10,7 @@ from cascade_tools.artifacts import Origin, Placement, Profile, ProfilePoint, Ro
 from cascade_tools.errors import Infeasible, UsageError
 from cascade_tools.planning.curves import point_at
 from cascade_tools.planning.placement.problem import IntArray, Problem
+from cascade_tools.repository.hosts import host_parts
 from cascade_tools.spec import SPEC_FILE
 from cascade_tools.stages.asking import Asking, asking_of, has_skips
 from cascade_tools.stages.fallback_routes import reach_without
@@ -22,6 +23,7 @@ from cascade_tools.stages.tier_loads import expand, partitions_of, problem_of
 from cascade_tools.store import Workspace, readable_disk_errors
 
 PLACEMENT_FILE = "placement.json"
+ACROSS = "tiers are asked on other hosts: network and proxies are not counted (closure: host asks none)"
 ORIGINS: tuple[Origin, ...] = ("measured", "given", "modelled")  # from the best to the least
 
 
@@ -48,6 +50,7 @@ def place(work: Workspace, made_from: dict[str, str], report: Reporter) -> None:
     made = _with_origins(made, profile)
     made = _with_known_energy(made, profile, reach)
     made = _with_router(made, asking)
+    made = _with_hosts(made)
     report.say(
         f"  {made.rate_rps:,.0f} rows/s ({made.status}, {made.method}, {found.seconds:.1f} s), "
         f"at most {made.bound_rps:,.0f}"
@@ -66,6 +69,13 @@ def _with_router(made: Placement, asking: Asking) -> Placement:
         update["bound_rps"] = max(made.rate_rps, min(made.bound_rps, asking.router_rps))
         update["could_rps"] = max(made.rate_rps, min(made.could_rps or 0.0, asking.router_rps))
     return made.model_copy(update=update)
+
+
+def _with_hosts(made: Placement) -> Placement:
+    """With what is not counted where tiers are asked on other hosts."""
+    if not any(part.ways for part in host_parts(made)):
+        return made
+    return made.model_copy(update={"notes": (*made.notes, ACROSS)})
 
 
 def _check_router(work: Workspace, router_rps: float | None) -> None:

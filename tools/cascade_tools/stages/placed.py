@@ -22,7 +22,7 @@ from cascade_tools.planning.placement.baselines.baselines import (
 from cascade_tools.planning.placement.baselines.giant_only import giant_problem
 from cascade_tools.planning.placement.ceiling import ceiling_rps
 from cascade_tools.planning.placement.losses import ReachWithout
-from cascade_tools.planning.placement.problem import Goal, IntArray, Problem, Solution
+from cascade_tools.planning.placement.problem import Goal, IntArray, Problem, Solution, Variant
 from cascade_tools.planning.placement.solve import solve
 from cascade_tools.planning.placement.verify import verify
 from cascade_tools.stages.lost import what_is_left
@@ -226,6 +226,11 @@ def instances_of(problem: Problem, solution: Solution) -> tuple[PlacedInstances,
                     device=g,
                     count=int(solution.count[u, g]),
                     busy_instances=float(solution.busy[u, g]),
+                    rows_rps=_rows_rps(float(solution.busy[u, g]), variant, problem.devices[g].type),
                 )
             )
     return tuple(found)
+
+
+def _rows_rps(busy: float, variant: Variant, device_type: str) -> float:
+    return busy / variant.seconds_per_row[device_type] if busy > 0.0 else 0.0
