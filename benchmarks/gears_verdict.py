@@ -60,8 +60,10 @@ def kept(outcomes: Outcomes, slo_ms: float) -> float:
     return float(np.mean(p95_ms[~np.isnan(p95_ms)] <= slo_ms))
 
 
-def row_of(name: str, found: Replayed, slo_ms: float, tiers: Sequence[str]) -> dict[str, Any]:
-    """One line of the table."""
+def row_of(
+    name: str, found: Replayed, slo_ms: float, tiers: Sequence[str], slowness: float
+) -> dict[str, Any]:
+    """One line of the table; `slowness` is that of the cores meanwhile."""
     outcomes = found.outcomes
     from_sending = replace(outcomes, latency_ms=outcomes.latency_ms - found.lateness_ms)
     return {
@@ -80,6 +82,7 @@ def row_of(name: str, found: Replayed, slo_ms: float, tiers: Sequence[str]) -> d
         "lateness_p95_ms": found.lateness.p95_ms,
         "lateness_p99_ms": found.lateness.p99_ms,
         "valid": found.lateness.valid,
+        "slowness": slowness,
     }
 
 
@@ -109,6 +112,7 @@ def show(rows: Sequence[Mapping[str, Any]], accuracy: Paired) -> None:
     """The table."""
     print(
         "  run                 seconds kept   goodput   p50 ms   p95 ms    p99 ms  accuracy  refused  giant"
+        "  slower"
     )
     for row in rows:
         giant = list(row["shares"].values())[-1]
@@ -116,7 +120,7 @@ def show(rows: Sequence[Mapping[str, Any]], accuracy: Paired) -> None:
         print(
             f"  {row['name']:18} {row['seconds_kept']:13.1%} {row['goodput']:9.4f} {row['p50_ms']:8.1f} "
             f"{row['p95_ms']:8.1f} {row['p99_ms']:9.1f} {row['accuracy']:9.4f} {row['refused']:8} "
-            f"{giant:6.1%}" + ("" if row["valid"] else lagged)
+            f"{giant:6.1%} {row['slowness'] - 1.0:7.0%}" + ("" if row["valid"] else lagged)
         )
     if accuracy.accuracy is not None:
         print(

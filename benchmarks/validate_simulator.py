@@ -28,6 +28,7 @@ from benchmarks.measuring import stolen_share
 from benchmarks.plan_swap import swap_plan
 from benchmarks.validation.again import simulated_again
 from benchmarks.validation.modelled import OVERLOAD, SEED, Modelled
+from benchmarks.validation.pace import Pace, pace_of
 from benchmarks.validation.pairs import QUICK_RATES, RATES, Pair, arrivals, write_trace
 from benchmarks.validation.table import markdown, summary, verdict_of
 from benchmarks.validation.verdict import (
@@ -39,8 +40,10 @@ from benchmarks.validation.verdict import (
     Verdict,
     figures_of,
     judge,
+    middle,
 )
 from cascade_tools.errors import CascadeError
+from cascade_tools.machine.core_speed import watched_cores
 from cascade_tools.machine.facts import machine
 from cascade_tools.models.usercode import Rows, load_rows
 from cascade_tools.planning.outcomes import FloatArray
@@ -61,8 +64,10 @@ SLO_FACTOR = 3.0  # of the giant's unloaded p95
 UNLOADED_RPS = 10.0
 CLIENTS = 32
 POLICIES = ("giant", "cascade", "cheap")  # of `gear_plans`
-CALM_HOST = 0.03  # of the cores' time, taken away by the host
-SPARE_RUNS = 30
+CALM_HOST = 0.10  # of the cores' work, taken away by the host
+MOST_TRIES = 5  # for each run that counts
+LONGEST_S = 27 * 60.0
+OVERHEAD_S = 2.0  # of a run
 MOST_ENDED = 5  # a host that stands still for a second ends Triton's Python backend
 
 
@@ -83,9 +88,9 @@ QUICK = Effort(seconds=4.0, runs=3, capacity_s=4.0, capacity_runs=1, unloaded_s=
 
 @dataclass
 class Spare:
-    """Runs that may be made again because the host took the cores away."""
+    """Time for runs that are made again because the host took the cores, or their speed, away."""
 
-    left: int
+    left_s: float
 
 
 class Bench:
@@ -117,17 +122,13 @@ class Bench:
             awake=True,
         )
 
-    def capacity_rps(self, effort: Effort) -> float:
-        """Answers per second while half as many again come as a closed loop gets through."""
+    def flood(self, effort: Effort) -> FloatArray:
+        """Half as many requests again as a closed loop gets through."""
         few = self._rows.take(self.modelled.draw(int(200 * effort.capacity_s)))
         closed = run_load(
             self._server.grpc_url, self.plan.cascade, few.inputs, self._datatypes, CLIENTS, ("LABEL",)
         )
-        found = []
-        for number in range(effort.capacity_runs):
-            flood = poisson(OVERLOAD * closed.throughput_rps, effort.capacity_s, SEED + number)
-            found.append(self.measure(flood).outcomes.throughput_rps())
-        return statistics.median(found)
+        return poisson(OVERLOAD * closed.throughput_rps, effort.capacity_s, SEED)
 
 
 @contextmanager
@@ -149,10 +150,18 @@ def run_pair(
     begin_s = time.perf_counter()
     simulated = figures_of(bench.modelled.simulate(pair.policy, arrival_s), slo_ms, tiers)
     wall_s = time.perf_counter() - begin_s
-    runs, stolen = _measured(bench, arrival_s, effort.runs, spare)
+    tried = _measured(bench, arrival_s, effort.runs, spare)
+    runs = [one.run for one in tried]
     figures = [figures_of(run.outcomes, slo_ms, tiers) for run in runs]
+    at_speed = middle(
+        [
+            figures_of(bench.modelled.simulate(pair.policy, arrival_s, one.pace), slo_ms, tiers)
+            for one in tried
+        ]
+    )
     lagged = sum(not run.lateness.valid for run in runs)
-    verdict = judge(simulated, figures, pair.rate_share, lagged)
+    noisy = sum(one.taken_share > CALM_HOST for one in tried)
+    verdict = judge(simulated, figures, pair.rate_share, lagged, noisy)
     row: dict[str, Any] = {
         "pair": pair.name,
         "rate_share": pair.rate_share,
@@ -161,7 +170,10 @@ def run_pair(
         "missed": list(verdict.missed),
         "unsteady": list(verdict.unsteady),
         "lagged_runs": lagged,
-        "stolen_share": max(stolen),
+        "noisy_runs": noisy,
+        "stolen_share": max(one.stolen_share for one in tried),
+        "slowness": [one.pace.slowness for one in tried],
+        "work_s": [one.pace.work_s for one in tried],
         "requests": len(arrival_s),
         "rate_rps": len(arrival_s) / effort.seconds,
         "lateness_p99_ms": max(run.lateness.p99_ms for run in runs),
@@ -170,35 +182,63 @@ def run_pair(
     }
     for name in FIGURES:
         row[f"{name}_simulated"] = getattr(simulated, name)
+        row[f"{name}_at_speed"] = getattr(at_speed, name)
         row[f"{name}_measured"] = getattr(verdict.measured, name)
     return verdict, row
 
 
-def _measured(
-    bench: Bench, arrival_s: FloatArray, count: int, spare: Spare
-) -> tuple[list[Replayed], list[float]]:
-    """So many runs, and the share of the cores that the host took away meanwhile.
+@dataclass(frozen=True)
+class Tried:
+    """One run, and what the host did meanwhile.
 
-    A run from which it took too much says nothing of the server: then there is one more, up to as many again
-    while there are spare ones, and those with the least count.
+    Attributes:
+        stolen_share: of the cores' time.
+        pace: of the cores.
+        taken_share: of the work that they could have done at full speed.
     """
-    found: list[tuple[float, int, Replayed]] = []
-    while len(found) < count or (
-        len(found) < 2 * count
-        and spare.left > 0
-        and sum(stolen <= CALM_HOST for stolen, _, _ in found) < count
-    ):
-        spare.left -= len(found) >= count
-        before = psutil.cpu_times()
+
+    run: Replayed
+    stolen_share: float
+    pace: Pace
+    taken_share: float
+
+
+def _try(bench: Bench, arrival_s: FloatArray) -> Tried:
+    before = psutil.cpu_times()
+    with watched_cores() as speed:
         run = bench.measure(arrival_s)
-        found.append((stolen_share(before), len(found), run))
-    best = sorted(found, key=lambda entry: entry[:2])[:count]
-    return [run for _, _, run in best], [stolen for stolen, _, _ in best]
+    stolen = stolen_share(before)
+    pace = pace_of(speed, run.begin_s, float(arrival_s[-1]))
+    return Tried(run, stolen, pace, 1.0 - (1.0 - stolen) / pace.slowness)
+
+
+def _measured(bench: Bench, arrival_s: FloatArray, count: int, spare: Spare) -> list[Tried]:
+    """So many runs.
+
+    A run from which the host took too much says nothing of the server: then there is one more, while there is
+    time to spare, and those from which it took the least count.
+    """
+    found: list[Tried] = []
+    while len(found) < count or (
+        len(found) < MOST_TRIES * count
+        and spare.left_s > 0.0
+        and sum(one.taken_share <= CALM_HOST for one in found) < count
+    ):
+        begin_s = time.monotonic()
+        found.append(_try(bench, arrival_s))
+        spare.left_s -= time.monotonic() - begin_s if len(found) > count else 0.0
+    return sorted(found, key=lambda one: one.taken_share)[:count]
+
+
+def sustained_rps(bench: Bench, effort: Effort, spare: Spare) -> float:
+    """Answers per second in a flood."""
+    runs = _measured(bench, bench.flood(effort), effort.capacity_runs, spare)
+    return statistics.median(one.run.outcomes.throughput_rps() for one in runs)
 
 
 HEADING = (
     f"{'pair':22} {'answers/s':>11} {'goodput':>11} {'p50 ms':>13} {'p95 ms':>15} {'shares':>6}  "
-    "spread of the runs     stolen verdict"
+    "spread of the runs     stolen slower verdict"
 )
 
 
@@ -218,8 +258,10 @@ def line(pair: Pair, verdict: Verdict, row: dict[str, Any]) -> str:
         for name in FIGURES
     )
     figures = "{:>11} {:>11} {:>13} {:>15}".format(*numbers)
-    shares, stolen = verdict.error["shares"], row["stolen_share"]
-    return f"{pair.name:22} {figures} {shares:6.3f}  {spread:22} {stolen:6.0%} {verdict_of(row)}"
+    shares, stolen, slower = verdict.error["shares"], row["stolen_share"], row["slowness"][1] - 1.0
+    return (
+        f"{pair.name:22} {figures} {shares:6.3f}  {spread:22} {stolen:6.0%} {slower:6.0%} {verdict_of(row)}"
+    )
 
 
 def main() -> None:
@@ -247,7 +289,7 @@ def main() -> None:
     policies = POLICIES[1:2] if options.quick else POLICIES
     rates = QUICK_RATES if options.quick else RATES
     pairs = [Pair(p, kind, share) for p in policies for kind, shares in rates.items() for share in shares]
-    run = Run(effort)
+    run = Run(effort, len(pairs))
     print(HEADING)
     while len(run.rows) < len(pairs):
         try:
@@ -266,7 +308,7 @@ def main() -> None:
 class Run:
     """What has been measured so far; written after every pair."""
 
-    def __init__(self, effort: Effort) -> None:
+    def __init__(self, effort: Effort, pairs: int) -> None:
         self._effort = effort
         self._begin_s = time.time()
         self.rows: list[dict[str, Any]] = []
@@ -274,17 +316,18 @@ class Run:
         self.capacity_simulated: dict[str, float] = {}
         self.slo_ms = 0.0
         self.begun_again = 0
-        self._spare = Spare(SPARE_RUNS)
+        self._spare = Spare(LONGEST_S - pairs * effort.runs * (effort.seconds + OVERHEAD_S))
 
     def add(self, bench: Bench, pair: Pair, trace: Path) -> str:
         """Measure and simulate one pair, before the first of its policy the capacity; return its line."""
         if not self.slo_ms:
             bench.put("giant")
-            unloaded = bench.measure(poisson(UNLOADED_RPS, self._effort.unloaded_s, SEED))
-            self.slo_ms = SLO_FACTOR * unloaded.outcomes.latency_quantile_ms(0.95)
+            unloaded = poisson(UNLOADED_RPS, self._effort.unloaded_s, SEED)
+            (calm,) = _measured(bench, unloaded, 1, self._spare)
+            self.slo_ms = SLO_FACTOR * calm.run.outcomes.latency_quantile_ms(0.95)
         bench.put(pair.policy)
         if pair.policy not in self.capacity:
-            found_rps = bench.capacity_rps(self._effort)
+            found_rps = sustained_rps(bench, self._effort, self._spare)
             self.capacity[pair.policy] = found_rps
             self.capacity_simulated[pair.policy] = bench.modelled.capacity_rps(
                 pair.policy, found_rps, self._effort.capacity_s

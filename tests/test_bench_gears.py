@@ -75,9 +75,17 @@ def row(name: str, latency_ms: float, late_ms: float = 0.0) -> dict[str, object]
     lateness_ms = np.full(50, late_ms)
     none = np.zeros(50, bool)
     run = Replayed(
-        found, lateness_ms, judge(lateness_ms, found.latency_ms), none, none, (), client_cpu_s=0.0, gears=None
+        found,
+        lateness_ms,
+        judge(lateness_ms, found.latency_ms),
+        none,
+        none,
+        (),
+        begin_s=0.0,
+        client_cpu_s=0.0,
+        gears=None,
     )
-    return row_of(name, run, 10.0, ("only",))
+    return row_of(name, run, 10.0, ("only",), 1.0)
 
 
 def claimed(accurate: dict[str, object], accuracy: Paired) -> tuple[bool, ...]:

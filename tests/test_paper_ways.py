@@ -33,7 +33,15 @@ def told(late_ms: float) -> dict[str, object]:
     )
     late, none = np.full(count, late_ms), np.zeros(count, bool)
     found = Replayed(
-        outcomes, late, judge(late, outcomes.latency_ms), none, none, (), client_cpu_s=0.0, gears=None
+        outcomes,
+        late,
+        judge(late, outcomes.latency_ms),
+        none,
+        none,
+        (),
+        begin_s=0.0,
+        client_cpu_s=0.0,
+        gears=None,
     )
     row = row_of(Point(30.0, 1.0, 100.0), 2, ("cascades", "small > giant"), (9.0, 0.5), found, 1.0)
     return {column.name: cell for column, cell in zip(COLUMNS, row, strict=True)}

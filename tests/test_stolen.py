@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import psutil
 import pytest
 
+from cascade_tools.machine import stolen
+from cascade_tools.machine.core_speed import CoreSpeed
 from cascade_tools.machine.stolen import calmest, stretch_since_now
 
 
@@ -33,16 +38,17 @@ def test_what_the_host_takes_away_stretches_the_work(
 
 
 @pytest.mark.parametrize(
-    ("stolen", "found", "stretch"),
+    ("taken_s", "found", "stretch"),
     [
         ((0.0,), 1, 1.0),
         ((3.0, 0.0), 2, 1.0),
-        ((3.0, 1.0, 2.0), 2, 2.0),  # the calmest of as many as there are
+        ((3.0, 1.0, 2.0, 4.0, 3.0), 2, 2.0),  # the calmest of as many as there are
         ((0.04,), 1, 1.04),
+        ((0.2,) * stolen.ATTEMPTS, 1, 1.2),
     ],
 )
 def test_what_was_measured_while_the_host_took_cores_is_measured_again(
-    monkeypatch: pytest.MonkeyPatch, stolen: tuple[float, ...], found: int, stretch: float
+    monkeypatch: pytest.MonkeyPatch, taken_s: tuple[float, ...], found: int, stretch: float
 ) -> None:
     """Every time one second of work."""
     told = [Times(0.0, 0.0, 0.0, 0.0)]
@@ -51,15 +57,38 @@ def test_what_was_measured_while_the_host_took_cores_is_measured_again(
     def measure() -> int:
         made.append(1)
         before = told[-1]
-        taken = stolen[len(made) - 1]
-        told.append(before._replace(user=before.user + 1.0, steal=before.steal + taken))
+        more_s = taken_s[len(made) - 1]
+        told.append(before._replace(user=before.user + 1.0, steal=before.steal + more_s))
         return len(made)
 
     monkeypatch.setattr(psutil, "cpu_times", lambda: told[-1])
-    kept, taken = calmest(measure)
-    assert kept == found
-    assert taken == pytest.approx(stretch)
-    assert len(made) == len(stolen)
+    monkeypatch.setattr(stolen, "watched_cores", lambda: nullcontext(CoreSpeed()))
+    calm = calmest(measure)
+    assert calm.found == found
+    assert calm.stretch == pytest.approx(stretch)
+    assert calm.slowness == 1.0
+    assert len(made) == len(taken_s)
+
+
+def test_what_was_measured_while_the_cores_were_slow_is_measured_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """CPU times have it in them, so it is no part of the stretch."""
+    slowness = iter((1.9, 1.3, 1.02))
+    made: list[int] = []
+
+    @contextmanager
+    def watched() -> Iterator[SimpleNamespace]:
+        seen = next(slowness)
+        yield SimpleNamespace(slowness=lambda: seen)
+
+    def measure() -> int:
+        made.append(1)
+        return len(made)
+
+    monkeypatch.setattr(psutil, "cpu_times", lambda: Times(1.0, 1.0, 1.0, 0.0))
+    monkeypatch.setattr(stolen, "watched_cores", watched)
+    assert calmest(measure) == (3, 1.0, 1.02)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells it, other systems need not")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks import validate_simulator
+from benchmarks.validation.pace import Pace, at_pace
 from benchmarks.validation.pairs import arrivals, write_trace
 from benchmarks.validation.table import markdown, summary
 from benchmarks.validation.verdict import FIGURES, Figures, figures_of, judge
-from cascade_tools.planning.outcomes import Outcomes
+from cascade_tools.planning.outcomes import FloatArray, Outcomes
 
 REAL = Figures(throughput_rps=100.0, goodput=0.95, p50_ms=10.0, p95_ms=40.0, shares=(0.6, 0.4))
 
@@ -55,6 +58,7 @@ def test_a_pair_that_spreads_or_whose_generator_lagged_does_not_count() -> None:
     assert not verdict.valid
     assert judge(REAL, runs, 1.1).valid  # beyond the calm rates that figure is not held
     assert not judge(REAL, [REAL] * 3, 0.5, lagged=1).valid
+    assert not judge(REAL, [REAL] * 3, 0.5, noisy=1).valid
 
 
 def test_figures_are_those_of_the_outcomes() -> None:
@@ -87,20 +91,35 @@ def test_arrivals_have_the_rate_that_was_asked_for(kind: str, tmp_path: Path) ->
 def test_the_table_says_what_became_of_every_pair() -> None:
     row = {f"{name}_{side}": getattr(REAL, name) for name in FIGURES for side in ("simulated", "measured")}
     row |= {"shares_measured": (0.58, 0.42), "spread": dict.fromkeys(FIGURES, 0.01), "stolen_share": 0.02}
+    row |= {"slowness": [1.0, 1.04, 1.3], "noisy_runs": 0}
     found = [
         markdown(
             [{**row, "pair": "giant poisson 20%", "lagged_runs": 0, "unsteady": [], "missed": [], **more}]
         )
-        for more in ({}, {"missed": ["shares"]}, {"unsteady": ["p95_ms"]}, {"lagged_runs": 1})
+        for more in (
+            {},
+            {"missed": ["shares"]},
+            {"unsteady": ["p95_ms"]},
+            {"lagged_runs": 1},
+            {"noisy_runs": 1},
+        )
     ]
     assert all("| giant poisson 20% | 100 / 100 | 0.950 / 0.950 |" in table for table in found)
     assert all("| 0.020 |" in table for table in found)
-    ends = ("| within |", "| misses shares |", "| not counted: p95_ms spread |", "generator lagged |")
+    assert all("| 2% | 4% |" in table for table in found)
+    ends = (
+        "| within |",
+        "| misses shares |",
+        "| not counted: p95_ms spread |",
+        "generator lagged |",
+        "cores' speed |",
+    )
     assert all(table.endswith(end) for table, end in zip(found, ends, strict=True))
 
 
 def test_the_summary_counts_what_is_within_each_bar() -> None:
-    row = {f"{name}_{side}": getattr(REAL, name) for name in FIGURES for side in ("simulated", "measured")}
+    sides = ("simulated", "at_speed", "measured")
+    row = {f"{name}_{side}": getattr(REAL, name) for name in FIGURES for side in sides}
     row |= {"rate_share": 0.5, "valid": True, "within_bars": True, "lagged_runs": 0}
     rows = [
         row,
@@ -118,38 +137,69 @@ def test_the_summary_counts_what_is_within_each_bar() -> None:
     assert said.startswith("4 pairs, 2 counted, 1 of these within all bars.")
     assert "- up to 85% of the capacity: throughput_rps within 0.05 in 2 of 2" in said
     assert "p50_ms within 0.15 in 1 of 2 (median ratio 0.75)" in said
+    assert "- up to 85% of the capacity, at the speed that the cores had: throughput_rps within" in said
+    assert "p50_ms within 0.15 in 2 of 2 (median ratio 1.00)" in said
     assert "- above: throughput_rps within 0.05 in 0 of 1, goodput within 0.05 in 1 of 1" in said
     assert said.endswith("simulated / measured: giant 120 / 100")
 
 
-class Runs:
-    """Stands for the server: each run loses so much of its time to the host."""
-
-    def __init__(self, stolen: list[float]) -> None:
-        self.stolen = stolen
-        self.made = 0
-
-    def measure(self, _: object) -> int:
-        self.made += 1
-        return self.made - 1
-
-
 @pytest.mark.parametrize(
-    ("stolen", "spare", "kept"),
+    ("taken", "spare_s", "kept"),
     [
-        ([0.0, 0.01, 0.02], 9, [0, 1, 2]),
-        ([0.4, 0.0, 0.01, 0.5, 0.02], 9, [1, 2, 4]),
-        ([0.4, 0.3, 0.2, 0.1, 0.5, 0.6], 9, [3, 2, 1]),  # twice as many, and then the calmest
-        ([0.4, 0.3, 0.2, 0.1], 1, [3, 2, 1]),
+        ([0.0, 0.01, 0.02], 99.0, [0, 1, 2]),
+        ([0.4, 0.0, 0.01, 0.5, 0.02], 99.0, [1, 2, 4]),
+        ([0.5 - 0.01 * number for number in range(15)], 99.0, [14, 13, 12]),  # five times as many at most
+        ([0.4, 0.3, 0.2], 0.0, [2, 1, 0]),
     ],
 )
-def test_runs_from_which_the_host_took_cores_are_made_again(
-    monkeypatch: pytest.MonkeyPatch, stolen: list[float], spare: int, kept: list[int]
+def test_runs_from_which_the_host_took_too_much_are_made_again(
+    monkeypatch: pytest.MonkeyPatch, taken: list[float], spare_s: float, kept: list[int]
 ) -> None:
-    bench = Runs(stolen)
-    monkeypatch.setattr(validate_simulator, "stolen_share", lambda _: stolen[bench.made - 1])
-    left = validate_simulator.Spare(spare)
-    runs, shares = validate_simulator._measured(bench, np.zeros(1), 3, left)  # type: ignore[arg-type]
-    assert list(map(int, runs)) == kept  # type: ignore[arg-type]
-    assert shares == [stolen[number] for number in kept]
-    assert bench.made == len(stolen) and left.left == spare - (len(stolen) - 3)
+    made: list[SimpleNamespace] = []
+
+    def run_once(*_: object) -> SimpleNamespace:
+        made.append(SimpleNamespace(taken_share=taken[len(made)], number=len(made)))
+        return made[-1]
+
+    monkeypatch.setattr(validate_simulator, "_try", run_once)
+    spare: Any = validate_simulator.Spare(spare_s)
+    nobody: Any = None
+    found: Any = validate_simulator._measured(nobody, np.zeros(1), 3, spare)
+    assert [one.number for one in found] == kept
+    assert len(made) == len(taken)
+    assert (spare.left_s < spare_s) == (len(taken) > 3)
+
+
+# Cores whose speed changes
+
+
+def test_work_and_time_are_each_others_inverse() -> None:
+    pace = Pace((0.0, 0.25, 0.375, 0.625))  # the second quarter of a second at half speed
+    assert pace.slowness == pytest.approx(0.75 / 0.625)
+    at_s = np.array([0.0, 0.1, 0.3, 0.5, 0.75, 2.0])
+    np.testing.assert_allclose(pace.work_at(at_s), [0.0, 0.1, 0.275, 0.375, 0.625, 1.875])
+    np.testing.assert_allclose(pace.time_at(pace.work_at(at_s)), at_s)
+
+
+def test_on_cores_of_half_the_speed_all_takes_twice_as_long() -> None:
+    def one_after_another(arrival_s: FloatArray) -> Outcomes:
+        done_s, free_s = [], 0.0
+        for at_s in arrival_s.tolist():
+            free_s = max(free_s, at_s) + 0.1
+            done_s.append(free_s)
+        count = len(arrival_s)
+        return Outcomes(
+            arrival_s=arrival_s,
+            latency_ms=1000.0 * (np.array(done_s) - arrival_s),
+            tier=np.zeros(count, np.int64),
+            correct=np.ones(count, bool),
+            gear=np.zeros(count, np.int64),
+        )
+
+    arrival_s = np.array([0.0, 0.05, 0.6])
+    half = Pace(tuple((0.125 * np.arange(9)).tolist()))
+    found = at_pace(one_after_another, arrival_s, half)
+    np.testing.assert_allclose(found.arrival_s, arrival_s)
+    np.testing.assert_allclose(found.latency_ms, [200.0, 350.0, 200.0])
+    full = at_pace(one_after_another, arrival_s, Pace(tuple((0.25 * np.arange(9)).tolist())))
+    np.testing.assert_allclose(full.latency_ms, one_after_another(arrival_s).latency_ms)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.validation.modelled import Modelled
+from benchmarks.validation.pace import Pace
 from benchmarks.validation.pairs import arrivals
-from benchmarks.validation.verdict import FIGURES, Figures, bars_of, distance, figures_of
+from benchmarks.validation.verdict import FIGURES, Figures, bars_of, distance, figures_of, middle
 from cascade_tools.errors import CascadeError
 
 
@@ -34,14 +35,22 @@ def simulated_again(content: dict[str, Any], modelled: Modelled, trace: Path) ->
         arrival_s = arrivals(kind, row["rate_share"] * content["capacity_rps"][policy], seconds, trace)
         if len(arrival_s) != row["requests"]:
             raise CascadeError(f"{row['pair']}: other arrivals than then", "run the whole validation again")
-        found = figures_of(
-            modelled.simulate(policy, arrival_s), content["slo_ms"], len(row["shares_measured"])
-        )
+        tiers = len(row["shares_measured"])
+        found = figures_of(modelled.simulate(policy, arrival_s), content["slo_ms"], tiers)
         measured = Figures(**{name: row[f"{name}_measured"] for name in FIGURES})
         bars = bars_of(row["rate_share"])
         row["missed"] = [name for name, bar in bars.items() if not distance(name, found, measured) <= bar]
         row["within_bars"] = not row["missed"]
         row |= {f"{name}_simulated": getattr(found, name) for name in FIGURES}
+        at_speed = middle(
+            [
+                figures_of(
+                    modelled.simulate(policy, arrival_s, Pace(tuple(work_s))), content["slo_ms"], tiers
+                )
+                for work_s in row["work_s"]
+            ]
+        )
+        row |= {f"{name}_at_speed": getattr(at_speed, name) for name in FIGURES}
     content["capacity_simulated_rps"] = {
         policy: modelled.capacity_rps(policy, rate_rps, content["capacity_s"])
         for policy, rate_rps in content["capacity_rps"].items()

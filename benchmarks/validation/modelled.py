@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.validation.pace import Pace, at_pace
 from benchmarks.validation.pairs import gear_plans
 from cascade_tools.artifacts import Frontier, GearPlan
 from cascade_tools.errors import CascadeError
@@ -49,10 +50,14 @@ class Modelled:
         """The held-out rows that are asked for."""
         return np.random.default_rng(SEED).integers(0, len(self._recorded.confidence), count)
 
-    def simulate(self, policy: str, arrival_s: FloatArray) -> Outcomes:
-        """One run, simulated; the client is on the same machine."""
+    def simulate(self, policy: str, arrival_s: FloatArray, pace: Pace | None = None) -> Outcomes:
+        """One run, simulated; the client is on the same machine, whose cores have the pace of a real run."""
         system = make_system(self._planned._replace(plan=self.plans[policy]), client_here=True)
-        return simulate(system, arrival_s, self.draw(len(arrival_s)), self._recorded).outcomes
+
+        def at_full_speed(times_s: FloatArray) -> Outcomes:
+            return simulate(system, times_s, self.draw(len(times_s)), self._recorded).outcomes
+
+        return at_full_speed(arrival_s) if pace is None else at_pace(at_full_speed, arrival_s, pace)
 
     def capacity_rps(self, policy: str, measured_rps: float, seconds: float) -> float:
         """Answers per second in a flood of half as many again as were measured."""

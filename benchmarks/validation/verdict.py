@@ -65,6 +65,7 @@ class Verdict:
         bars: that hold at this rate.
         unsteady: figures whose spread is beyond their own bar; the pair does not count then.
         lagged: runs whose generator lagged; the pair does not count then either.
+        noisy: runs from which the host took more than a tenth of the cores' work; likewise.
         missed: figures whose error is beyond the bar.
     """
 
@@ -74,12 +75,13 @@ class Verdict:
     bars: Mapping[str, float]
     unsteady: tuple[str, ...]
     lagged: int
+    noisy: int
     missed: tuple[str, ...] = field(default=())
 
     @property
     def valid(self) -> bool:
         """It counts."""
-        return not self.unsteady and not self.lagged
+        return not self.unsteady and not self.lagged and not self.noisy
 
 
 def bars_of(rate_share: float) -> Mapping[str, float]:
@@ -87,7 +89,9 @@ def bars_of(rate_share: float) -> Mapping[str, float]:
     return BARS if rate_share <= CALM else BARS_ABOVE
 
 
-def judge(simulated: Figures, runs: Sequence[Figures], rate_share: float, lagged: int = 0) -> Verdict:
+def judge(
+    simulated: Figures, runs: Sequence[Figures], rate_share: float, lagged: int = 0, noisy: int = 0
+) -> Verdict:
     """Hold one simulated run against the measured ones.
 
     Args:
@@ -95,6 +99,7 @@ def judge(simulated: Figures, runs: Sequence[Figures], rate_share: float, lagged
         runs: at least one.
         rate_share: of the capacity.
         lagged: how many of the runs had a generator that lagged.
+        noisy: of how many the host took too much.
     """
     bars = bars_of(rate_share)
     measured = middle(runs)
@@ -107,5 +112,6 @@ def judge(simulated: Figures, runs: Sequence[Figures], rate_share: float, lagged
         bars=bars,
         unsteady=tuple(name for name, bar in bars.items() if not spread[name] <= bar),
         lagged=lagged,
+        noisy=noisy,
         missed=tuple(name for name, bar in bars.items() if not error[name] <= bar),
     )

@@ -1,15 +1,17 @@
-"""Time that the host of a virtual machine kept for itself while its cores had work."""
+"""What the host of a virtual machine took while its cores had work: time, and speed (`core_speed`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import psutil
 
+from cascade_tools.machine.core_speed import watched_cores
+
 Found = TypeVar("Found")
-CALM = 1.05
-ATTEMPTS = 3
+CALM = 1.08
+ATTEMPTS = 5
 IDLE = ("idle", "iowait", "steal", "guest", "guest_nice")  # guests are in user time already
 
 
@@ -29,20 +31,34 @@ def stretch_since_now() -> Callable[[], float]:
     return stretch
 
 
-def calmest(measure: Callable[[], Found]) -> tuple[Found, float]:
+class Calmest(NamedTuple, Generic[Found]):
+    """What was measured while the host took the least.
+
+    Attributes:
+        stretch: how many times longer all work took because cores were taken away.
+        slowness: how many times longer than at the cores' full speed; CPU times have it in them.
+    """
+
+    found: Found
+    stretch: float
+    slowness: float
+
+
+def calmest(measure: Callable[[], Found]) -> Calmest[Found]:
     """Measure, and again while the host takes too much away, `ATTEMPTS` times at most.
 
-    Returns:
-        What was found while it took the least, and how many times longer all work took then.
+    What counts is time that is taken from the cores and speed that they lose to a neighbour alike.
     """
-    best: tuple[Found, float] | None = None
+    best: Calmest[Found] | None = None
     for _ in range(ATTEMPTS):
-        stretch = stretch_since_now()
-        found = measure()
-        taken = stretch()
-        if best is None or taken < best[1]:
-            best = found, taken
-        if taken <= CALM:
+        with watched_cores() as speed:
+            stretch = stretch_since_now()
+            found = measure()
+            taken = stretch()
+        made = Calmest(found, taken, speed.slowness())
+        if best is None or made.stretch * made.slowness < best.stretch * best.slowness:
+            best = made
+        if best.stretch * best.slowness <= CALM:
             break
     assert best is not None
     return best

@@ -45,6 +45,7 @@ class Replayed:
         refused: the router's admission, or a queue of Triton's, was full (UNAVAILABLE); [requests].
         failed: any other error, or no answer within 60 s; [requests].
         errors: a few of those, as the server or gRPC words them.
+        begin_s: second 0 of the trace, by `time.perf_counter`.
         client_cpu_s: CPU time of the generator.
         gears: the gear over time; None where no metrics page was given.
     """
@@ -55,6 +56,7 @@ class Replayed:
     refused: npt.NDArray[np.bool_]
     failed: npt.NDArray[np.bool_]
     errors: tuple[str, ...]
+    begin_s: float
     client_cpu_s: float
     gears: GearSamples | None
 
@@ -148,6 +150,7 @@ def _replayed(
         refused=found["status"] == REFUSED,
         failed=found["status"] == FAILED,
         errors=tuple(str(text) for text in found["errors"]),
+        begin_s=float(found["begin_s"]),
         client_cpu_s=float(found["client_cpu_s"]),
         gears=None if gears is None else gears.since(float(found["begin_s"])),
     )

@@ -4,7 +4,7 @@ A cascade whose tiers do nothing (`router_files`) gets requests from the generat
 more than can be served; rows that the first tier answers in the router's process, and rows that are handed
 to a thread, which calls the second tier and answers late. `planning/work_cost.py` tells from CPU times and
 Triton's counts what a batch, a request, a call and a late answer cost whom; what requests that come alone
-take longer than that is kept as quantiles.
+take longer than that is kept as quantiles. All of it is work of CPUs, so times are told at their full speed.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def measure_router(server: Server, hop: Hop) -> RouterCost:
     with triton_grpc.InferenceServerClient(server.grpc_url) as client:
         for sure in (True, False):
             for rate in RATES:
-                (load, latency_ms), _ = calmest(partial(_load, server, client, sure, rate))
-                loads.append(load)
-                alone_ms = alone_ms if len(alone_ms) else latency_ms
+                (load, latency_ms), _, slowness = calmest(partial(_load, server, client, sure, rate))
+                loads.append(load.at_full_speed(slowness))
+                alone_ms = alone_ms if len(alone_ms) else latency_ms / slowness
     router, rest, of_client = router_parts(loads), server_parts(loads), client_parts(loads)
     explained_ms = sum(parts.batch_ms + parts.request_ms for parts in (router, rest, of_client))
     # Routing through the first tier is that tier's step.

@@ -15,6 +15,8 @@ from cascade_tools.planning.simulator.clock import Call, Clock
 from cascade_tools.planning.simulator.device import Device
 from cascade_tools.planning.simulator.system import SimRouter
 
+CLIENT_WEIGHT = 1000.0  # on this machine the client of `replay` runs before all else, see its `go_first`
+
 Endings = Sequence[tuple[Batch, int]]  # batches, and the path of theirs that ends
 
 
@@ -62,7 +64,7 @@ class Answers:
         seconds = self._group_s + self._answer_s * (rows + 1) / 2.0
         if self._here and seconds > 0.0:
             cores = (self._group_s + self._answer_s * rows) / seconds
-            self._device.start(seconds, self._core * cores, self._end, ending)
+            self._device.start(seconds, self._core * cores, self._end, ending, CLIENT_WEIGHT)
         else:
             ended_s, at_s = self._ended_s, self._clock.now + seconds
             for batch, path in ending:

@@ -77,8 +77,8 @@ def measure_batch(sweep: Sweep, model: str, batch: int, instances: int) -> Runs:
     Raises:
         CascadeError: it does not answer.
     """
-    runs, stretch = calmest(lambda: _measure_once(sweep, model, batch, instances))
-    return replace(runs, stretch=stretch)
+    made = calmest(lambda: _measure_once(sweep, model, batch, instances))
+    return replace(made.found, stretch=made.stretch)
 
 
 def _measure_once(sweep: Sweep, model: str, batch: int, instances: int) -> Runs:

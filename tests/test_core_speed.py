@@ -1,0 +1,66 @@
+"""How fast the cores are: what is told of samples, and samples of this machine's cores."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from cascade_tools.machine import core_speed
+from cascade_tools.machine.core_speed import CoreSpeed, watched_cores
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What this process has seen so far: full speed is 100 ns, and half of the time the cores were slow."""
+    samples = [98.0, 100.0, 102.0, 190.0, 195.0, 200.0]
+    monkeypatch.setattr(core_speed, "_seen_ns", samples)
+    return samples
+
+
+def test_slowness_is_held_against_the_best_times(seen: list[float]) -> None:
+    assert CoreSpeed([0.0, 0.1], [100.0, 100.0]).slowness() == 1.0
+    assert CoreSpeed([0.0, 0.1], [100.0, 200.0]).slowness() == pytest.approx(1.5)
+    assert CoreSpeed([0.0], [90.0]).slowness() == 1.0
+    assert CoreSpeed().slowness() == 1.0
+
+
+def test_work_grows_by_the_speed(seen: list[float]) -> None:
+    """One core slow in the second half; two samples in each quarter of a second."""
+    at_s = [10.0, 10.1, 10.25, 10.35, 10.5, 10.6, 10.75, 10.85]
+    speed = CoreSpeed(at_s, [100.0] * 4 + [200.0] * 4)
+    found = speed.work_s(np.array([10.0, 10.25, 10.5, 10.75, 11.0, 12.0, 9.0]))
+    np.testing.assert_allclose(found, [0.0, 0.25, 0.5, 0.625, 0.75, 1.25, -1.0])
+
+
+def test_what_was_not_seen_is_taken_to_be_between(seen: list[float]) -> None:
+    speed = CoreSpeed([0.0, 1.0], [100.0, 200.0])
+    found = speed.work_s(np.array([0.0, 0.25, 0.5, 1.25]))
+    np.testing.assert_allclose(
+        found, [0.0, 0.25, 0.25 * (1 + 7 / 8), 0.25 * (1 + 7 / 8 + 6 / 8 + 5 / 8 + 0.5)]
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are watched on Linux alone")
+def test_this_machines_cores_are_watched_and_nothing_is_left_running() -> None:
+    before = set(psutil.Process().children())
+    with watched_cores() as speed:
+        watchers = set(psutil.Process().children()) - before
+        time.sleep(0.5)
+    cores = min(core_speed.MOST_CORES, len(os.sched_getaffinity(0)))
+    assert len(watchers) == cores
+    assert not any(one.is_running() for one in watchers)
+    assert len(speed.spent_ns) >= 4 * cores
+    assert speed.slowness() >= 1.0
+    assert max(speed.at_s) - min(speed.at_s) < 5.0
+
+
+def test_without_cores_to_watch_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set())
+    with watched_cores() as speed:
+        pass
+    assert speed.slowness() == 1.0
+    np.testing.assert_array_equal(speed.work_s(np.array([1.0, 2.0])), [1.0, 2.0])

@@ -1,0 +1,122 @@
+"""How fast the cores are: at times a neighbour on the same physical core halves the speed of a virtual one.
+
+No counter of the guest tells that, unlike time that is stolen outright, and CPU times are longer, too. So a
+process on each core does the same short work twenty times a second (a few thousandths of the core) and
+writes how much CPU time it took.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+MOST_CORES = 8  # that are watched: enough to tell
+QUICK_PERCENTILE, QUICK = 2.0, 1.4  # full speed is what is not much slower than the quickest samples
+BIN_S = 0.25
+LEARN_S = 1.0  # before the first block, so that it has something to be held against
+# Ends with the process that started it. The least of three parts: the first may find its caches cold.
+WATCH = """
+import os, sys, time
+os.sched_setaffinity(0, {int(sys.argv[2])})
+part = range(3_000)
+while os.getppid() == int(sys.argv[1]):
+    least = None
+    for _ in range(3):
+        began = time.thread_time_ns()
+        for _ in part:
+            pass
+        spent = time.thread_time_ns() - began
+        least = spent if least is None else min(least, spent)
+    print(time.perf_counter(), least, flush=True)
+    time.sleep(0.05)
+"""
+_seen_ns: list[float] = []
+
+
+@dataclass
+class CoreSpeed:
+    """What was seen of all cores in a block; known when that has ended.
+
+    Full speed is what this process has seen in its best times, so what is told of a first, short block can
+    be too little.
+
+    Attributes:
+        at_s: of each sample, by `time.perf_counter`; `spent_ns` what the work took.
+    """
+
+    at_s: list[float] = field(default_factory=list)
+    spent_ns: list[float] = field(default_factory=list)
+
+    def slowness(self) -> float:
+        """How many times longer all work took on the average than at full speed; 1 without samples."""
+        if not self.spent_ns:
+            return 1.0
+        return max(1.0, float(np.mean(self.spent_ns)) / _full_ns())
+
+    def work_s(self, at_s: FloatArray) -> FloatArray:
+        """Seconds of work at full speed that a core could do from the first sample until then."""
+        if not self.at_s:
+            return at_s
+        times, speed = np.array(self.at_s), _full_ns() / np.array(self.spent_ns)
+        first = float(times.min())
+        bins = ((times - first) / BIN_S).astype(np.int64)
+        known = np.unique(bins)
+        mean = np.array([np.minimum(1.0, speed[bins == one]).mean() for one in known])
+        edges = first + BIN_S * np.arange(int(bins.max()) + 2)
+        rate = np.interp(np.arange(int(bins.max()) + 1), known, mean)
+        done = np.concatenate(([0.0], np.cumsum(rate * BIN_S)))
+        # Before and after, as at the ends.
+        found: FloatArray = np.interp(at_s, edges, done)
+        found += np.minimum(0.0, at_s - edges[0]) * rate[0] + np.maximum(0.0, at_s - edges[-1]) * rate[-1]
+        return found
+
+
+@contextmanager
+def watched_cores() -> Iterator[CoreSpeed]:
+    """Watch the cores during the block; nothing is seen where they cannot be."""
+    cores = sorted(os.sched_getaffinity(0))[:MOST_CORES] if hasattr(os, "sched_getaffinity") else []
+    watchers = [_start(core) for core in cores]
+    found = CoreSpeed()
+    try:
+        if cores and not _seen_ns:
+            time.sleep(LEARN_S)
+        began_s = time.perf_counter()
+        yield found
+    finally:
+        for watcher in watchers:
+            watcher.kill()
+            text, _ = watcher.communicate()
+            for line in text.splitlines()[:-1]:  # the last may be cut off
+                at_s, spent_ns = map(float, line.split())
+                _seen_ns.append(spent_ns)
+                if at_s >= began_s:
+                    found.at_s.append(at_s)
+                    found.spent_ns.append(spent_ns)
+
+
+def _full_ns() -> float:
+    seen = np.array(_seen_ns)
+    return float(np.median(seen[seen <= QUICK * np.percentile(seen, QUICK_PERCENTILE)]))
+
+
+def _start(core: int) -> subprocess.Popen[str]:
+    watcher = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", WATCH, str(os.getpid()), str(core)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,  # a Ctrl-C in the terminal is for the caller
+    )
+    assert watcher.stdout is not None
+    watcher.stdout.readline()  # it runs: what follows is not disturbed by its start
+    return watcher
