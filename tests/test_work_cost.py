@@ -68,3 +68,8 @@ def test_the_rest_is_what_the_parts_do_not_explain() -> None:
     found = np.array(rest_ms(np.linspace(2.0, 6.0, 1001), 3.0))
     assert (np.diff(found) >= 0.0).all() and found[0] == 0.0
     assert float(np.median(found)) == pytest.approx(1.0) and found[-1] == pytest.approx(2.9)
+
+
+def test_cpu_times_are_told_at_full_speed() -> None:
+    load = Load(1.0, 10, 0, 5, 0, 30.0, 60.0, 90.0, 10)
+    assert load.at_full_speed(1.5) == Load(1.0, 10, 0, 5, 0, 20.0, 40.0, 60.0, 10)
