@@ -357,7 +357,8 @@ def _last() -> dict[str, Any]:
         content: dict[str, Any] = json.loads(OUT.read_text())
     except (OSError, ValueError):
         content = {}
-    if not content.keys() >= {"made_from", "capacity_simulated_rps"}:
+    rows = content.get("rows", [{}])
+    if not content.keys() >= {"made_from", "capacity_simulated_rps"} or not all("work_s" in r for r in rows):
         raise CascadeError(f"{OUT}: holds no validation of this version", "run the whole validation first")
     return content
 

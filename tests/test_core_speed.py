@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -45,7 +46,8 @@ def test_what_was_not_seen_is_taken_to_be_between(seen: list[float]) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are watched on Linux alone")
-def test_this_machines_cores_are_watched_and_nothing_is_left_running() -> None:
+def test_this_machines_cores_are_watched_and_nothing_is_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_speed, "has_neighbours", lambda: True)
     before = set(psutil.Process().children())
     with watched_cores() as speed:
         watchers = set(psutil.Process().children()) - before
@@ -58,8 +60,35 @@ def test_this_machines_cores_are_watched_and_nothing_is_left_running() -> None:
     assert max(speed.at_s) - min(speed.at_s) < 5.0
 
 
-def test_without_cores_to_watch_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set())
+@pytest.mark.parametrize(
+    ("flags", "siblings", "watched"),
+    [
+        ("fpu hypervisor avx", ("0", "1"), True),
+        ("fpu avx", ("0", "1"), False),  # a machine of one's own
+        ("fpu hypervisor avx", ("0-1", "0-1"), False),  # the other thread of a core is one's own, too
+        ("fpu hypervisor avx", ("0,2", "1,3"), False),
+        ("fpu hypervisor avx", (), False),
+    ],
+)
+def test_neighbours_are_looked_for_where_nothing_else_can_slow_a_core(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, siblings: tuple[str, ...], watched: bool
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: {flags}\n")
+    for number, text in enumerate(siblings):
+        folder = tmp_path / f"cpu{number}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{text}\n")
+    monkeypatch.setattr(core_speed, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(core_speed, "CPUS", tmp_path)
+    core_speed.has_neighbours.cache_clear()
+    try:
+        assert core_speed.has_neighbours() is watched
+    finally:
+        core_speed.has_neighbours.cache_clear()
+
+
+def test_without_neighbours_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_speed, "has_neighbours", lambda: False)
     with watched_cores() as speed:
         pass
     assert speed.slowness() == 1.0

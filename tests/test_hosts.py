@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from cascade_tools.repository import place
 from cascade_tools.repository.hosts import HostPart, Shares, host_parts
 from cascade_tools.repository.remote import plan_here, proxy_configs, proxy_files
 from cascade_tools.repository.rules import check_config
+from cascade_tools.stages.build_repo import _check_adopted
 from tests.helpers import plan_content
 
 ADDRESSES = ("10.0.0.1:8001", "10.0.0.2:8001", "10.0.0.3:8001")
@@ -108,6 +111,19 @@ def test_a_tier_that_no_row_reaches_is_asked_by_its_instances() -> None:
     assert ways(first) == {"giant": {1: 0.5, 2: 0.5}}
 
 
+def test_an_older_plan_for_several_hosts_is_to_be_made_again() -> None:
+    def older(rows: Rows) -> Placement:
+        made = placement(rows)
+        instances = tuple(one.model_copy(update={"rows_rps": None}) for one in made.instances)
+        return made.model_copy(update={"instances": instances})
+
+    with pytest.raises(ArtifactError, match="older version") as caught:
+        host_parts(older({"tiny": {0: 100.0}, "giant": {1: 5.0}}))
+    assert "place" in str(caught.value.hint)
+    (part,) = host_parts(older({"tiny": {0: 100.0}, "giant": {0: 5.0}}))
+    assert part.entry_share == 1.0
+
+
 @given(
     st.lists(
         st.dictionaries(st.integers(0, 3), st.floats(1.0, 100.0), min_size=1, max_size=4),
@@ -175,6 +191,16 @@ def test_the_config_of_a_proxy_passes_tritons_rules_and_names_the_hosts() -> Non
     assert base.instance_group[0].kind == pb.ModelInstanceGroup.KIND_CPU
 
 
+def test_an_adopted_model_is_on_the_routers_host_or_the_plan_is_refused() -> None:
+    adopted = SimpleNamespace(adopted=[SimpleNamespace(name="giant")])
+    work: Any = SimpleNamespace(cascade=adopted, command=lambda verb: f"cascade-tools {verb} mine")
+    _check_adopted(work, host_parts(placement({"tiny": {0: 100.0, 1: 100.0}, "giant": {0: 20.0}})))
+    for giant in ({1: 20.0}, {0: 10.0, 1: 10.0}):
+        parts = host_parts(placement({"tiny": {0: 100.0}, "giant": giant}))
+        with pytest.raises(UsageError, match=r"tiers\.giant: is adopted, and the plan has it on host"):
+            _check_adopted(work, parts)
+
+
 # Which repository a host serves
 
 
@@ -194,6 +220,8 @@ def test_a_host_is_named_where_there_are_several_and_only_there(tmp_path: Path) 
         assert "--host" in f"{caught.value.message} {caught.value.hint}"
     with pytest.raises(ArtifactError, match="missing"):
         place.of_host(tmp_path, None)
+    with pytest.raises(ArtifactError, match="for several hosts: host0, host2"):
+        place.refuse_other_target(several, "embedded")
 
 
 # The order in which a proxy tries its hosts
@@ -206,7 +234,8 @@ def make_proxy(patch: pytest.MonkeyPatch) -> Any:
 
     made: Any = TritonPythonModel()
     made._shares, made._ways = [0.2, 0.3, 0.5], [None, None, None]
-    made._owed, made._rests_until_s = [0.0] * 3, [0.0] * 3
+    made._owed, made._rests_until_s, made._rest_s = [0.0] * 3, [0.0] * 3, [0.0] * 3
+    made._inputs = ["ROW"]
     return made
 
 
@@ -230,6 +259,62 @@ def test_a_host_that_rests_comes_last_and_is_owed_nothing(monkeypatch: pytest.Mo
     assert proxy._order(1)[-1] == 2
     proxy._rests_until_s = [float("inf")] * 3
     assert sorted(proxy._order(1)) == [0, 1, 2]
+
+
+class Host:
+    """Answers with its number, or does what it is told."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.fault: type[Exception] | None = None
+        self.asked = 0
+
+    def ask(self, outputs: object, rows: object) -> list[int]:
+        self.asked += 1
+        if self.fault is not None:
+            raise self.fault(f"host {self.number}")
+        return [self.number]
+
+
+def test_rows_of_a_host_that_is_gone_go_to_the_others_and_it_rests_longer_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = make_proxy(monkeypatch)
+    from cascade_tools.backends import remote_tier
+
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    hosts = made._ways = [Host(number) for number in range(3)]
+    hosts[2].fault = remote_tier._Unreachable
+    rows = {"ROW": np.zeros((1, 1))}
+    rests = []
+    for _ in range(7):
+        assert all(made._ask(["LABEL"], rows) in ([0], [1]) for _ in range(20))
+        rests.append(made._rest_s[2])
+        now[0] += 31.0
+    assert rests == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    assert hosts[2].asked == 7
+    hosts[2].fault = None
+    assert [2] in [made._ask(["LABEL"], rows) for _ in range(20)]
+    assert made._rest_s[2] == 0.0
+    for host in hosts:
+        host.fault = remote_tier._Unreachable
+    with pytest.raises(RuntimeError, match=r"host \d; host \d; host \d"):
+        made._ask(["LABEL"], rows)
+
+
+def test_rows_that_a_host_does_not_answer_in_time_are_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_proxy(monkeypatch)
+    from cascade_tools.backends import remote_tier
+
+    hosts = made._ways = [Host(number) for number in range(3)]
+    for host in hosts:
+        host.fault = remote_tier._Late
+    for asked in (1, 2, 3):
+        with pytest.raises(remote_tier._Late):
+            made._ask(["LABEL"], {"ROW": np.zeros((1, 1))})
+        assert sum(host.asked for host in hosts) == asked
+    assert made._rest_s == [1.0, 1.0, 1.0]
 
 
 def test_without_tritonclient_a_proxy_says_what_to_install() -> None:

@@ -1,6 +1,7 @@
 """The stranger's first command says what is missing, and the files around the package hold together."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -73,40 +74,58 @@ def test_compose_publishes_loopback_ports_only_and_gives_shared_memory() -> None
     assert service["healthcheck"]
 
 
-@pytest.mark.parametrize(
-    ("manifest", "code"),
-    [
-        (None, 4),
-        ('{\n "target": "embedded",\n "server": "2.51.0"\n}', 4),
-        (f'{{\n "target": "ngc",\n "server": "{SERVERS["ngc"]}"\n}}', 0),
-    ],
-)
-def test_compose_refuses_a_repository_for_another_server(
-    tmp_path: Path, manifest: str | None, code: int
-) -> None:
+NGC = f'{{\n "target": "ngc",\n "server": "{SERVERS["ngc"]}"\n}}'
+
+
+def run_compose(tmp_path: Path, manifest: str | None, address: str) -> subprocess.CompletedProcess[str]:
+    """The command of the service, with a server that only says its arguments."""
+    (tmp_path / "current").mkdir()
     if manifest is not None:
-        (tmp_path / "current").mkdir()
         (tmp_path / "current" / "manifest.json").write_text(manifest)
     server = tmp_path / "bin" / "tritonserver"
     server.parent.mkdir()
-    server.write_text("#!/bin/sh\nexit 0\n")
+    server.write_text('#!/bin/sh\necho "$@"\n')
     server.chmod(0o755)
     command = compose()["command"]
     assert isinstance(command, list)
-    script = command[0].replace("$$", "$").replace("/models/", f"{tmp_path}/")
-    done = subprocess.run(
-        ["bash", "-c", script],
+    return subprocess.run(
+        ["bash", "-c", command[0].replace("$$", "$").replace("/models/", f"{tmp_path}/")],
         env={
             **os.environ,
             "PATH": f"{server.parent}:{os.environ['PATH']}",
             "CASCADE_REPOSITORY": "current",
+            "CASCADE_GRPC_ADDRESS": address,
         },
         capture_output=True,
         text=True,
         timeout=30,
     )
+
+
+@pytest.mark.parametrize(
+    ("manifest", "code", "said"),
+    [
+        (None, 4, "build-repo"),
+        ('{\n "target": "embedded",\n "server": "2.51.0"\n}', 4, "build-repo"),
+        (NGC.replace("\n}", ',\n "hosts": {}\n}'), 2, "current/host1"),
+        (NGC, 0, ""),
+    ],
+)
+def test_compose_refuses_a_repository_for_another_server(
+    tmp_path: Path, manifest: str | None, code: int, said: str
+) -> None:
+    done = run_compose(tmp_path, manifest, "127.0.0.1")
     assert done.returncode == code
-    assert ("build-repo" in done.stderr) == (code == 4)
+    assert said in done.stderr
+    assert "restricted" not in done.stdout
+
+
+def test_compose_restricts_grpc_that_others_reach(tmp_path: Path) -> None:
+    done = run_compose(tmp_path, NGC, "10.0.0.2")
+    assert re.search(
+        r"--grpc-restricted-protocol=model-repository,shared-memory,trace,logging:key=[0-9a-f]{32}$",
+        done.stdout.strip(),
+    )
 
 
 def test_docker_compose_accepts_the_file() -> None:

@@ -183,6 +183,8 @@ def test_verbs_that_need_one_server_say_how_to_start_several(copied: Workspace, 
     assert_refused(call("serve", *at), 2, "for several hosts: host0, host1", "--host 0")
     assert_refused(call("serve", *at, "--host", 7), 2, "--host 7", "host0, host1")
     assert_refused(call("serve", *at, "--host", 1, "--grpc-address", "192.0.2.1"), 2, "--grpc-address")
+    for address in ("::1", "", "example.com"):
+        assert_refused(call("serve", *at, "--host", 1, "--grpc-address", address), 2, "IPv4")
     assert_refused(call("replay", *at, "--rate", 10), 2, "is for several hosts", "--host N", "--url")
 
 

@@ -1,9 +1,11 @@
 """A tier that other hosts serve, as a model of the same name: a proxy on Triton's Python backend.
 
 Batches go to the hosts in the shares of the plan, each whole to one; where this host has instances of the
-tier, too, they are a model of their own that gets its share by BLS. A host that does not answer is left alone
-for a second and the others take its rows; without any, the requests get an error that names them, and the
-router goes on as for every tier that fails. Needs `tritonclient[grpc]` in the server's Python.
+tier, too, they are a model of their own that gets its share by BLS. A host that cannot be reached is left
+alone, for longer each time, and the others take its rows. So is one that does not answer in time, but its
+rows are not sent again: it may still work on them, and overload must not feed itself. Then, and where nobody
+can be reached, the requests get an error that names the host, and the router goes on as for every tier that
+fails. Needs `tritonclient[grpc]` in the server's Python.
 """
 
 from __future__ import annotations
@@ -19,21 +21,34 @@ import triton_python_backend_utils as pb_utils
 
 from .joined import answer
 
-REST_S = 1.0
-SILENT = ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED")
+FIRST_REST_S, LONGEST_REST_S = 1.0, 30.0
+LARGEST_MESSAGE = 2**31 - 1
+CHANNEL = [
+    ("grpc.max_send_message_length", LARGEST_MESSAGE),
+    ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+    # Else a host that comes back after minutes is not tried for two more.
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
 
 Rows = Mapping[str, npt.NDArray[np.generic]]
 
 
-class _Silent(Exception):
-    """Nobody answers there; the message says where."""
+class _Unreachable(Exception):
+    """Nobody is there; the message says where."""
+
+
+class _Late(Exception):
+    """No answer in time; the message says from whom."""
+
+
+FAULTS = {"StatusCode.UNAVAILABLE": _Unreachable, "StatusCode.DEADLINE_EXCEEDED": _Late}
 
 
 class _Way(Protocol):
     """Where rows can go."""
 
     def ask(self, outputs: Sequence[str], rows: Rows) -> list[Any]:
-        """The wanted outputs of all rows; raises _Silent, or what the model said."""
+        """The wanted outputs of all rows; raises _Unreachable, _Late, or what the model said."""
 
     def close(self) -> None:
         """Let the connection go."""
@@ -55,7 +70,7 @@ class _Remote:
         self._model = model
         self._datatypes = datatypes
         self._timeout_s = timeout_s
-        self._client = triton_grpc.InferenceServerClient(address)
+        self._client = triton_grpc.InferenceServerClient(address, channel_args=CHANNEL)
 
     def ask(self, outputs: Sequence[str], rows: Rows) -> list[Any]:
         sent = []
@@ -67,9 +82,8 @@ class _Remote:
         try:
             found = self._client.infer(self._model, sent, outputs=wanted, client_timeout=self._timeout_s)
         except Exception as error:
-            status = getattr(error, "status", lambda: None)()
-            told = f"{self._model} on {self._address}: {error}"
-            raise (_Silent if status in SILENT else RuntimeError)(told) from None
+            status = str(getattr(error, "status", str)())
+            raise FAULTS.get(status, RuntimeError)(f"{self._model} on {self._address}: {error}") from None
         return [found.as_numpy(name) for name in outputs]
 
     def close(self) -> None:
@@ -119,6 +133,7 @@ class TritonPythonModel:
         self._shares = [float(way["share"]) for way in ways]
         self._owed = [0.0] * len(ways)  # rows
         self._rests_until_s = [0.0] * len(ways)
+        self._rest_s = [0.0] * len(ways)  # the last one; 0 after an answer
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per request."""
@@ -133,13 +148,23 @@ class TritonPythonModel:
         errors = []
         for number in self._order(len(rows[self._inputs[0]])):
             try:
-                return self._ways[number].ask(outputs, rows)
-            except _Silent as error:
-                self._rests_until_s[number] = time.monotonic() + REST_S
+                found = self._ways[number].ask(outputs, rows)
+            except _Late:
+                self._rest(number)
+                raise
+            except _Unreachable as error:
+                self._rest(number)
                 errors.append(str(error))
             except Exception as error:
                 errors.append(str(error))
+            else:
+                self._rest_s[number] = 0.0
+                return found
         raise RuntimeError("; ".join(errors))
+
+    def _rest(self, number: int) -> None:
+        self._rest_s[number] = min(LONGEST_REST_S, max(FIRST_REST_S, 2.0 * self._rest_s[number]))
+        self._rests_until_s[number] = time.monotonic() + self._rest_s[number]
 
     def _order(self, rows: int) -> list[int]:
         """The way whose turn it is, then the others; those that rest come last.

@@ -38,7 +38,7 @@ def serve(
     build_dir: BuildDir = BUILD,
     as_json: AsJson = False,
 ) -> None:
-    """Serve the built cascade on the embedded Triton, on the loopback interface, until Ctrl-C."""
+    """Serve the built cascade on the embedded Triton until Ctrl-C; on loopback, unless gRPC is opened."""
     from cascade_tools.repository.place import has_router, of_host
     from cascade_tools.serving.adopted import adopted_to_serve
     from cascade_tools.serving.embedded import Ports, embedded_triton, free_ports

@@ -3,22 +3,31 @@
 No counter of the guest tells that, unlike time that is stolen outright, and CPU times are longer, too. So a
 process on each core does the same short work twenty times a second (a few thousandths of the core) and
 writes how much CPU time it took.
+
+Only on virtual machines that show no two threads of one core: elsewhere what slows a core may be the load
+itself that is measured.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
+CPU_INFO, CPUS = Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu")
 MOST_CORES = 8  # that are watched: enough to tell
 QUICK_PERCENTILE, QUICK = 2.0, 1.4  # full speed is what is not much slower than the quickest samples
 BIN_S = 0.25
@@ -36,7 +45,7 @@ while os.getppid() == int(sys.argv[1]):
             pass
         spent = time.thread_time_ns() - began
         least = spent if least is None else min(least, spent)
-    print(time.perf_counter(), least, flush=True)
+    os.write(1, f"{time.perf_counter():.4f} {least}\\n".encode())
     time.sleep(0.05)
 """
 _seen_ns: list[float] = []
@@ -82,25 +91,40 @@ class CoreSpeed:
 
 @contextmanager
 def watched_cores() -> Iterator[CoreSpeed]:
-    """Watch the cores during the block; nothing is seen where they cannot be."""
-    cores = sorted(os.sched_getaffinity(0))[:MOST_CORES] if hasattr(os, "sched_getaffinity") else []
-    watchers = [_start(core) for core in cores]
+    """Watch the cores during the block; nothing is seen where that would say nothing of neighbours."""
     found = CoreSpeed()
-    try:
-        if cores and not _seen_ns:
+    if not has_neighbours():
+        yield found
+        return
+    with ExitStack() as stack:
+        cores = sorted(os.sched_getaffinity(0))[:MOST_CORES]
+        outputs = [stack.enter_context(_watcher(core)) for core in cores]
+        if not _seen_ns:
             time.sleep(LEARN_S)
         began_s = time.perf_counter()
-        yield found
-    finally:
-        for watcher in watchers:
-            watcher.kill()
-            text, _ = watcher.communicate()
-            for line in text.splitlines()[:-1]:  # the last may be cut off
-                at_s, spent_ns = map(float, line.split())
-                _seen_ns.append(spent_ns)
-                if at_s >= began_s:
-                    found.at_s.append(at_s)
-                    found.spent_ns.append(spent_ns)
+        try:
+            yield found
+        finally:
+            for output in outputs:
+                output.seek(0)
+                # What is written meanwhile may be cut off.
+                for line in output.read().decode().splitlines()[:-1]:
+                    at_s, spent_ns = map(float, line.split())
+                    _seen_ns.append(spent_ns)
+                    if at_s >= began_s:
+                        found.at_s.append(at_s)
+                        found.spent_ns.append(spent_ns)
+
+
+@cache
+def has_neighbours() -> bool:
+    """A virtual machine whose cores seem to be whole ones: others may use their second threads."""
+    try:
+        virtual = re.search(r"^flags\s*:.*\bhypervisor\b", CPU_INFO.read_text(), re.MULTILINE)
+        siblings = {path.read_text().strip() for path in CPUS.glob("cpu[0-9]*/topology/thread_siblings_list")}
+    except OSError:
+        return False
+    return virtual is not None and bool(siblings) and all(text.isdecimal() for text in siblings)
 
 
 def _full_ns() -> float:
@@ -108,15 +132,21 @@ def _full_ns() -> float:
     return float(np.median(seen[seen <= QUICK * np.percentile(seen, QUICK_PERCENTILE)]))
 
 
-def _start(core: int) -> subprocess.Popen[str]:
-    watcher = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", WATCH, str(os.getpid()), str(core)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,  # a Ctrl-C in the terminal is for the caller
-    )
-    assert watcher.stdout is not None
-    watcher.stdout.readline()  # it runs: what follows is not disturbed by its start
-    return watcher
+@contextmanager
+def _watcher(core: int) -> Iterator[IO[bytes]]:
+    """A process that watches a core during the block, and the file that it writes to."""
+    with TemporaryFile() as output:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", WATCH, str(os.getpid()), str(core)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C in the terminal is for the caller
+        )
+        try:
+            while os.fstat(output.fileno()).st_size == 0 and process.poll() is None:
+                time.sleep(0.005)  # until it runs: what follows is not disturbed by its start
+            yield output
+        finally:
+            process.kill()
+            process.wait()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cascade_tools.artifacts import PlacedInstances, Placement
+from cascade_tools.errors import ArtifactError
 
 LEAST_SHARE = 0.01  # what is less goes to the others: no proxy for rounding errors
 
@@ -47,7 +48,17 @@ class HostPart:
 
 
 def host_parts(placement: Placement) -> tuple[HostPart, ...]:
-    """The parts of all hosts that have work; a single one has no ways."""
+    """The parts of all hosts that have work; a single one has no ways.
+
+    Raises:
+        ArtifactError: several hosts have, and an older plan does not say which rows.
+    """
+    used = {placement.devices[placed.device].host for placed in placement.instances}
+    if len(used) > 1 and any(placed.rows_rps is None for placed in placement.instances):
+        raise ArtifactError(
+            "placement.json: of an older version, which does not say how many rows go to which host",
+            "run `cascade-tools place` again",
+        )
     placed = {tier: _row_shares(placement, tier) for tier in placement.batch}
     entry = _entry_shares(placement, placed)
     pooled = placement.closure == "pool"
@@ -76,7 +87,7 @@ def _row_shares(placement: Placement, tier: str) -> Shares:
 
 
 def _rows(placed: PlacedInstances) -> float:
-    return placed.busy_instances if placed.rows_rps is None else placed.rows_rps
+    return placed.rows_rps or 0.0
 
 
 def _entry_shares(placement: Placement, placed: Mapping[str, Shares]) -> Shares:

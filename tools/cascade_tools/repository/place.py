@@ -89,9 +89,13 @@ def refuse_other_target(repository: Path, target: Target) -> dict[str, Any]:
     """The manifest, if the repository was made for this target and server.
 
     Raises:
-        ArtifactError: it was made for another one.
+        ArtifactError: it was made for another one, or for several hosts.
     """
     manifest = read_manifest(repository)
+    if manifest.get("hosts"):
+        raise ArtifactError(
+            f"{repository}: is for several hosts: {', '.join(manifest['hosts'])}", "serve the folder of one"
+        )
     if manifest.get("target") != target or manifest.get("server") != SERVERS[target]:
         raise ArtifactError(
             f"{repository}: made for target {manifest.get('target')!r} on "

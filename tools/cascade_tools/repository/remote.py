@@ -14,7 +14,7 @@ from cascade_tools.repository.render import VERSION, answer_tensors, render_temp
 HERE = "_here"  # what the instances of this host are called beside a proxy; no tier's name can end so
 MOST_PROXIES = 16
 LEAST_TIMEOUT_S = 5.0
-TIMEOUT_TIMES = 100.0  # of one row's time
+TIMEOUT_BATCHES = 20.0  # full ones, that may wait before
 
 
 def plan_here(plan: GearPlan, part: HostPart) -> GearPlan:
@@ -51,7 +51,7 @@ def proxy_configs(
             max_batch_size=plan.limits.max_batch_size,
             instances=_proxies(whole, tier.tier, part.ways[tier.tier]),
             ways=_quoted([_way(tier, way, part.host, addresses) for way in part.ways[tier.tier]]),
-            timeout_s=max(LEAST_TIMEOUT_S, TIMEOUT_TIMES * tier.p50_ms / 1000.0),
+            timeout_s=_timeout_s(tier, plan.limits.max_batch_size),
         )
         for tier in proxied(plan, part)
     }
@@ -76,6 +76,11 @@ def _way(tier: LadderTier, way: Way, here: int, addresses: Sequence[str]) -> dic
     if way.host == here:
         return {"model": tier.model + HERE, "share": share}
     return {"address": addresses[way.host], "model": tier.model, "share": share}
+
+
+def _timeout_s(tier: LadderTier, rows: int) -> float:
+    full_s = (tier.p50_ms + (rows - 1) * tier.further_row_ms) / 1000.0
+    return round(max(LEAST_TIMEOUT_S, TIMEOUT_BATCHES * full_s), 3)
 
 
 def _proxies(whole: Placement, tier: str, ways: Sequence[Way]) -> int:

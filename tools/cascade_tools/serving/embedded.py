@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import ipaddress
 import os
 import secrets
 import signal
@@ -33,7 +34,7 @@ from cascade_tools.serving.keeper import Keeper
 from cascade_tools.serving.stubs import model_of
 from cascade_tools.serving.triton_wheel import find_triton
 
-LOOPBACK = "127.0.0.1"
+LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
 READY_TIMEOUT_S = 120.0
 EXIT_TIMEOUT_S = 15
 SHARED_MEMORY = Path("/dev/shm")
@@ -88,8 +89,9 @@ class Server:
 
     @property
     def grpc_url(self) -> str:
-        """Address for tritonclient.grpc."""
-        return f"{self.ports.grpc_address}:{self.ports.grpc}"
+        """Address for tritonclient.grpc on this machine."""
+        address = self.ports.grpc_address
+        return f"{LOOPBACK if address == EVERYWHERE else address}:{self.ports.grpc}"
 
     @property
     def metrics_url(self) -> str:
@@ -142,6 +144,7 @@ def check_ports(ports: Ports) -> None:
     """
     if len({ports.http, ports.grpc, ports.metrics}) < 3:
         raise UsageError("--http-port, --grpc-port and --metrics-port: must differ")
+    check_address(ports.grpc_address)
     for name, address, port in (
         ("http", LOOPBACK, ports.http),
         ("grpc", ports.grpc_address, ports.grpc),
@@ -152,15 +155,31 @@ def check_ports(ports: Ports) -> None:
             try:
                 probe.bind((address, port))
             except OSError as error:
-                if error.errno != errno.EADDRINUSE:
+                if error.errno == errno.EADDRNOTAVAIL:
                     raise UsageError(
-                        f"--{name}-address {address}: {error.strerror}",
-                        "name the address of one of this machine's interfaces",
+                        f"--{name}-address {address}: no interface of this machine has it",
+                        "name one that `ip address` shows, or 0.0.0.0 for all",
                     ) from None
+                said = "in use by another process" if error.errno == errno.EADDRINUSE else error.strerror
                 raise UsageError(
-                    f"--{name}-port {port}: in use by another process",
+                    f"--{name}-port {port}: {said}",
                     f"choose another with --{name}-port, or 0 for any free one",
                 ) from None
+
+
+def check_address(address: str) -> None:
+    """See that it is the IPv4 address of an interface.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    try:
+        ipaddress.IPv4Address(address)
+    except ValueError:
+        raise UsageError(
+            f"--grpc-address {address!r}: must be an IPv4 address, such as 10.0.0.2",
+            "name the address of the interface that other hosts reach, or 0.0.0.0 for all",
+        ) from None
 
 
 @contextmanager

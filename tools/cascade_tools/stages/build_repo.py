@@ -55,7 +55,8 @@ def build_repo(work: Workspace, target: Target, *, check: bool, report: Reporter
     Raises:
         CheckFailed: a config breaks a rule of Triton, or `check` found a difference.
         ArtifactError: an exported file is not the one that was recorded, or a plan is for another device.
-        UsageError: the target cannot serve a tier's format, or a tier is on a host without an address.
+        UsageError: the target cannot serve a tier's format, a tier is on a host without an address, or an
+            adopted one is not on the router's.
         EnvironmentLacks: a plan cannot be held against the GPU and the server that it is for.
     """
     placement = work.load(PLACEMENT_FILE, Placement, "place")
@@ -83,6 +84,7 @@ def _render_hosts(
     work: Workspace, target: Target, placement: Placement, parts: tuple[HostPart, ...]
 ) -> tuple[dict[str, place.Content], dict[str, str], bytes]:
     """The repositories of all hosts, each in a folder of its own, their configs, and what lists them."""
+    _check_adopted(work, parts)
     _check_addresses(work, parts)
     files: dict[str, place.Content] = {}
     configs: dict[str, str] = {}
@@ -94,6 +96,18 @@ def _render_hosts(
         configs |= {f"{folder}/{name}": text for name, text in of_configs.items()}
     entry_shares = {part.host: part.entry_share for part in parts}
     return files, configs, place.make_manifest(work.cascade.name, target, files, entry_shares)
+
+
+def _check_adopted(work: Workspace, parts: tuple[HostPart, ...]) -> None:
+    for part in parts:
+        elsewhere = {placed.tier for placed in part.placement.instances} if part.entry_share is None else ()
+        for tier in work.cascade.adopted:
+            if tier.name in part.ways or tier.name in elsewhere:
+                raise UsageError(
+                    f"tiers.{tier.name}: is adopted, and the plan has it on host {part.host}: what Triton "
+                    "serves already is asked on the router's own host",
+                    f"place on the devices of one host: `{work.command('place')} --devices FILE`",
+                )
 
 
 def _check_addresses(work: Workspace, parts: tuple[HostPart, ...]) -> None:
