@@ -42,7 +42,7 @@ def test_what_the_host_takes_away_stretches_the_work(
     [
         ((0.0,), 1, 1.0),
         ((3.0, 0.0), 2, 1.0),
-        ((3.0, 1.0, 2.0, 4.0, 3.0), 2, 2.0),  # the calmest of as many as there are
+        ((3.0, 1.0, 2.0, 4.0), 2, 2.0),  # the calmest of as many as there are
         ((0.04,), 1, 1.04),
         ((0.2,) * stolen.ATTEMPTS, 1, 1.2),
     ],

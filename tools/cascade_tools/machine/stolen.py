@@ -11,7 +11,7 @@ from cascade_tools.machine.core_speed import watched_cores
 
 Found = TypeVar("Found")
 CALM = 1.08
-ATTEMPTS = 5
+ATTEMPTS = 4
 IDLE = ("idle", "iowait", "steal", "guest", "guest_nice")  # guests are in user time already
 
 
