@@ -11,7 +11,7 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
 from cascade_tools.artifacts import InputSpec, PolicyTable
-from cascade_tools.repository import place
+from cascade_tools.repository.manifest import Files
 from cascade_tools.repository.render import VERSION
 
 MAX_BATCH = 32
@@ -21,7 +21,7 @@ STATE = (("LABEL", "INT64"), ("CONFIDENCE", "FP32"), ("TIER", "INT32"), ("GOAL",
 
 def baseline_files(
     specs: Sequence[InputSpec], policy: PolicyTable, models: Sequence[str], tiers: Sequence[int]
-) -> place.Files:
+) -> Files:
     """Configs and code of the routers that ours is compared with.
 
     Args:
@@ -36,7 +36,7 @@ def baseline_files(
     ]
     row = [_tensor(spec.name, spec.datatype, spec.dims) for spec in specs]
     answer = [_tensor(name, datatype) for name, datatype in STATE[:3]]
-    files: place.Files = {}
+    files: Files = {}
     for name, count in (("sequential", 1), ("sequential8", 8)):
         files[f"{name}/config.pbtxt"] = _config(
             name, row, answer, backend="python", count=count, parameters={"policy": json.dumps(steps)}

@@ -37,7 +37,7 @@ from cascade_tools.models.usercode import Rows
 from cascade_tools.planning.gears import bins_of_counts
 from cascade_tools.planning.outcomes import FloatArray
 from cascade_tools.planning.traces.shape import counts_per_window
-from cascade_tools.repository.place import PLAN_FILE
+from cascade_tools.repository.manifest import PLAN_FILE
 from cascade_tools.runtime.policy import ANSWER
 from cascade_tools.serving.awake import awake_cores
 from cascade_tools.serving.embedded import Server, embedded_triton

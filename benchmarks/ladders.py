@@ -30,7 +30,7 @@ from cascade_tools.artifacts import (
     Route,
     RouterLimits,
 )
-from cascade_tools.repository import place
+from cascade_tools.repository.manifest import Files
 from cascade_tools.runtime.plan import parse_policy
 from cascade_tools.runtime.policy import ANSWER, route
 from cascade_tools.serving.bare_cascade import BareTier, bare_placement, bare_plan, repository_files
@@ -68,7 +68,7 @@ class Ladder:
     name: str
     cascade: str
     gear: str
-    files: place.Files
+    files: Files
     policy: PolicyTable
     models: tuple[str, ...]
     tiers: tuple[int, ...]

@@ -20,6 +20,7 @@ from benchmarks.clients import Step, cascade_in_client, open_loop
 from benchmarks.ladders import Arrays, Ladder
 from cascade_tools.errors import CheckFailed
 from cascade_tools.repository import place
+from cascade_tools.repository.manifest import make_manifest
 from cascade_tools.serving.embedded import Server, embedded_triton
 from cascade_tools.serving.perf_analyzer import PerfResult, run_perf_analyzer
 from cascade_tools.serving.watch import model_counts
@@ -192,7 +193,7 @@ def ask_all(
 @contextmanager
 def served(ladder: Ladder) -> Iterator[Server]:
     """The ladder's repository on the embedded Triton."""
-    manifest = place.make_manifest(ladder.name, "embedded", ladder.files)
+    manifest = make_manifest(ladder.name, "embedded", ladder.files)
     repository = place.put(REPOSITORIES / ladder.name, ladder.files, manifest)
     with embedded_triton(repository, log=REPOSITORIES / f"{ladder.name}.log") as server:
         yield server

@@ -16,7 +16,7 @@ from benchmarks.ladders import LADDERS, Ladder
 from benchmarks.measuring import QUICK, REPOSITORIES, Bench, served
 from benchmarks.plan_swap import swap_plan
 from cascade_tools.machine.facts import machine
-from cascade_tools.repository.place import PLAN_FILE
+from cascade_tools.repository.manifest import PLAN_FILE
 from cascade_tools.serving.embedded import Server
 from cascade_tools.serving.perf_analyzer import find_perf_analyzer
 

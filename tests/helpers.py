@@ -13,10 +13,14 @@ from pathlib import Path
 from types import FrameType, FunctionType
 from typing import Any, cast
 
+import numpy as np
 import numpy.typing as npt
 import yaml
 
 from cascade_tools.artifacts import ExportedTier
+from cascade_tools.planning.outcomes import Outcomes
+from cascade_tools.planning.traces.lateness import judge
+from cascade_tools.serving.replay import Replayed
 from cascade_tools.spec import Cascade, Format, load_cascade
 
 Json = dict[str, Any]
@@ -172,3 +176,20 @@ def run_in_threads(jobs: Sequence[Callable[[], object]]) -> None:
     for thread in threads:
         thread.join(timeout=60)
         assert not thread.is_alive()
+
+
+def replayed(outcomes: Outcomes, late_ms: float) -> Replayed:
+    """A replay that had these outcomes, and whose requests were all sent so late."""
+    count = len(outcomes.arrival_s)
+    lateness_ms, none = np.full(count, late_ms), np.zeros(count, bool)
+    return Replayed(
+        outcomes,
+        lateness_ms,
+        judge(lateness_ms, outcomes.latency_ms),
+        none,
+        none,
+        (),
+        begin_s=0.0,
+        client_cpu_s=0.0,
+        gears=None,
+    )

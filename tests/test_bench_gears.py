@@ -9,8 +9,7 @@ from benchmarks.bursts import bursty
 from benchmarks.gears_picture import draw
 from benchmarks.gears_verdict import ACCURATE, CHEAPEST, GEARS, Paired, claims, kept, paired, row_of
 from cascade_tools.planning.outcomes import Outcomes
-from cascade_tools.planning.traces.lateness import judge
-from cascade_tools.serving.replay import Replayed
+from tests.helpers import replayed
 
 
 def outcomes(latency_ms: list[list[float]], correct: list[bool] | None = None) -> Outcomes:
@@ -72,20 +71,7 @@ def test_accuracies_are_of_the_requests_that_both_answered() -> None:
 def row(name: str, latency_ms: float, late_ms: float = 0.0) -> dict[str, object]:
     """A run of ten seconds in which everything took so long, sent so late."""
     found = outcomes([[latency_ms] * 5] * 10)
-    lateness_ms = np.full(50, late_ms)
-    none = np.zeros(50, bool)
-    run = Replayed(
-        found,
-        lateness_ms,
-        judge(lateness_ms, found.latency_ms),
-        none,
-        none,
-        (),
-        begin_s=0.0,
-        client_cpu_s=0.0,
-        gears=None,
-    )
-    return row_of(name, run, 10.0, ("only",), 1.0)
+    return row_of(name, replayed(found, late_ms), 10.0, ("only",), 1.0)
 
 
 def claimed(accurate: dict[str, object], accuracy: Paired) -> tuple[bool, ...]:

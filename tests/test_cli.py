@@ -17,7 +17,7 @@ import yaml
 from typer.main import get_command
 
 from cascade_tools.cli.app import app
-from cascade_tools.repository.place import MANIFEST
+from cascade_tools.repository.manifest import MANIFEST
 from cascade_tools.serving.embedded import free_ports
 from cascade_tools.store import digest_bytes
 

@@ -6,7 +6,6 @@ import os
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 
@@ -29,20 +28,9 @@ def test_slowness_is_held_against_the_best_times(seen: list[float]) -> None:
     assert CoreSpeed().slowness() == 1.0
 
 
-def test_work_grows_by_the_speed(seen: list[float]) -> None:
-    """One core slow in the second half; two samples in each quarter of a second."""
-    at_s = [10.0, 10.1, 10.25, 10.35, 10.5, 10.6, 10.75, 10.85]
-    speed = CoreSpeed(at_s, [100.0] * 4 + [200.0] * 4)
-    found = speed.work_s(np.array([10.0, 10.25, 10.5, 10.75, 11.0, 12.0, 9.0]))
-    np.testing.assert_allclose(found, [0.0, 0.25, 0.5, 0.625, 0.75, 1.25, -1.0])
-
-
-def test_what_was_not_seen_is_taken_to_be_between(seen: list[float]) -> None:
-    speed = CoreSpeed([0.0, 1.0], [100.0, 200.0])
-    found = speed.work_s(np.array([0.0, 0.25, 0.5, 1.25]))
-    np.testing.assert_allclose(
-        found, [0.0, 0.25, 0.25 * (1 + 7 / 8), 0.25 * (1 + 7 / 8 + 6 / 8 + 5 / 8 + 0.5)]
-    )
+def test_speed_is_told_of_each_sample(seen: list[float]) -> None:
+    assert CoreSpeed([0.0, 0.1, 0.2], [100.0, 200.0, 90.0]).speed().tolist() == [1.0, 0.5, 1.0]
+    assert CoreSpeed().speed().tolist() == []
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are watched on Linux alone")
@@ -92,4 +80,3 @@ def test_without_neighbours_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     with watched_cores() as speed:
         pass
     assert speed.slowness() == 1.0
-    np.testing.assert_array_equal(speed.work_s(np.array([1.0, 2.0])), [1.0, 2.0])

@@ -18,7 +18,7 @@ from cascade_tools.artifacts import (
     Placement,
 )
 from cascade_tools.errors import CheckFailed
-from cascade_tools.repository.place import has_process
+from cascade_tools.repository.manifest import has_process
 from cascade_tools.repository.render import Target, code_files, render_configs
 from cascade_tools.repository.rules import check_config, check_ensembles
 from cascade_tools.spec import stage_models

@@ -22,7 +22,14 @@ from cascade_tools.artifacts import GearPlan, PlacedDevice, PlacedInstances, Pla
 from cascade_tools.errors import ArtifactError, UsageError
 from cascade_tools.repository import place
 from cascade_tools.repository.hosts import HostPart, Shares, host_parts
-from cascade_tools.repository.remote import plan_here, proxy_configs, proxy_files
+from cascade_tools.repository.manifest import (
+    Content,
+    entry_shares_of,
+    make_manifest,
+    of_host,
+    refuse_other_target,
+)
+from cascade_tools.repository.proxies import plan_here, proxy_configs, proxy_files
 from cascade_tools.repository.rules import check_config
 from cascade_tools.stages.build_repo import _check_adopted
 from tests.helpers import plan_content
@@ -205,23 +212,23 @@ def test_an_adopted_model_is_on_the_routers_host_or_the_plan_is_refused() -> Non
 
 
 def put(root: Path, hosts: dict[int, float | None] | None) -> Path:
-    files: dict[str, place.Content] = {"digits/config.pbtxt": b""}
-    return place.put(root, files, place.make_manifest("digits", "embedded", files, hosts))
+    files: dict[str, Content] = {"digits/config.pbtxt": b""}
+    return place.put(root, files, make_manifest("digits", "embedded", files, hosts))
 
 
 def test_a_host_is_named_where_there_are_several_and_only_there(tmp_path: Path) -> None:
     one, several = put(tmp_path / "one", None), put(tmp_path / "several", {0: 1.0, 2: None})
-    assert place.of_host(one, None) == one
-    assert place.of_host(several, 2) == several / "host2"
-    assert place.entry_shares_of(several) == {"host0": 1.0, "host2": None}
+    assert of_host(one, None) == one
+    assert of_host(several, 2) == several / "host2"
+    assert entry_shares_of(several) == {"host0": 1.0, "host2": None}
     for repository, host in ((one, 0), (several, None), (several, 1)):
         with pytest.raises(UsageError) as caught:
-            place.of_host(repository, host)
+            of_host(repository, host)
         assert "--host" in f"{caught.value.message} {caught.value.hint}"
     with pytest.raises(ArtifactError, match="missing"):
-        place.of_host(tmp_path, None)
+        of_host(tmp_path, None)
     with pytest.raises(ArtifactError, match="for several hosts: host0, host2"):
-        place.refuse_other_target(several, "embedded")
+        refuse_other_target(several, "embedded")
 
 
 # The order in which a proxy tries its hosts

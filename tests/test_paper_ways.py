@@ -8,8 +8,7 @@ from benchmarks.paper.check_points import COLUMNS, row_of
 from benchmarks.paper.fewest import Point
 from benchmarks.paper.ways import direct
 from cascade_tools.planning.outcomes import Outcomes
-from cascade_tools.planning.traces.lateness import judge
-from cascade_tools.serving.replay import Replayed
+from tests.helpers import replayed
 
 from .simulated import recorded, run, service, system, tier
 
@@ -31,19 +30,14 @@ def told(late_ms: float) -> dict[str, object]:
         correct=np.ones(count, bool),
         gear=np.zeros(count, np.int64),
     )
-    late, none = np.full(count, late_ms), np.zeros(count, bool)
-    found = Replayed(
-        outcomes,
-        late,
-        judge(late, outcomes.latency_ms),
-        none,
-        none,
-        (),
-        begin_s=0.0,
-        client_cpu_s=0.0,
-        gears=None,
+    row = row_of(
+        Point(30.0, 1.0, 100.0),
+        2,
+        ("cascades", "small > giant"),
+        (9.0, 0.5),
+        replayed(outcomes, late_ms),
+        1.0,
     )
-    row = row_of(Point(30.0, 1.0, 100.0), 2, ("cascades", "small > giant"), (9.0, 0.5), found, 1.0)
     return {column.name: cell for column, cell in zip(COLUMNS, row, strict=True)}
 
 

@@ -18,6 +18,14 @@ from cascade_tools import runtime
 from cascade_tools.artifacts import GearPlan, PlacedDevice, PlacedInstances, Placement
 from cascade_tools.errors import ArtifactError, CheckFailed, UsageError
 from cascade_tools.repository import place
+from cascade_tools.repository.manifest import (
+    MANIFEST,
+    Content,
+    Files,
+    make_manifest,
+    read_manifest,
+    refuse_other_target,
+)
 from cascade_tools.repository.render import (
     MODEL_FILES,
     SERVERS,
@@ -277,9 +285,9 @@ def test_every_format_can_be_served_and_has_a_file() -> None:
 
 def test_a_file_is_copied_as_its_content_would_be(tmp_path: Path) -> None:
     (tmp_path / "weights").write_bytes(b"weights")
-    by_path: dict[str, place.Content] = {**OLD, "a/1/model.onnx": tmp_path / "weights"}
-    manifest = place.make_manifest("digits", "embedded", by_path)
-    assert manifest == place.make_manifest("digits", "embedded", OLD)
+    by_path: dict[str, Content] = {**OLD, "a/1/model.onnx": tmp_path / "weights"}
+    manifest = make_manifest("digits", "embedded", by_path)
+    assert manifest == make_manifest("digits", "embedded", OLD)
     current = place.put(tmp_path / "root", by_path, manifest)
     assert content(current) == OLD
     place.check(tmp_path / "root", by_path, manifest)
@@ -289,19 +297,19 @@ def test_a_file_is_copied_as_its_content_would_be(tmp_path: Path) -> None:
     assert (tmp_path / "weights").read_bytes() == b"weights", "a copy, not a link"
 
 
-OLD: place.Files = {"a/config.pbtxt": b"old", "a/1/model.onnx": b"weights"}
-NEW: place.Files = {"a/config.pbtxt": b"new", "b/1/model.onnx": b"other"}
+OLD: Files = {"a/config.pbtxt": b"old", "a/1/model.onnx": b"weights"}
+NEW: Files = {"a/config.pbtxt": b"new", "b/1/model.onnx": b"other"}
 
 
-def put(root: Path, files: place.Files, target: Target = "embedded") -> Path:
-    return place.put(root, files, place.make_manifest("digits", target, files))
+def put(root: Path, files: Files, target: Target = "embedded") -> Path:
+    return place.put(root, files, make_manifest("digits", target, files))
 
 
-def content(repository: Path) -> place.Files:
+def content(repository: Path) -> Files:
     return {
         path.relative_to(repository).as_posix(): path.read_bytes()
         for path in sorted(repository.rglob("*"))
-        if path.is_file() and path.name != place.MANIFEST
+        if path.is_file() and path.name != MANIFEST
     }
 
 
@@ -316,7 +324,7 @@ def test_a_repository_holds_exactly_its_files(tmp_path: Path) -> None:
 
 
 def test_the_manifest_names_cascade_target_server_and_digests(tmp_path: Path) -> None:
-    manifest = place.read_manifest(put(tmp_path, OLD))
+    manifest = read_manifest(put(tmp_path, OLD))
     assert (manifest["cascade"], manifest["target"]) == ("digits", "embedded")
     assert manifest["server"] == SERVERS["embedded"]
     assert list(manifest["files"]) == sorted(OLD)
@@ -383,9 +391,10 @@ def test_a_failed_put_keeps_the_old_repository_current(tmp_path: Path) -> None:
         from pathlib import Path
         from cascade_tools.errors import CascadeError
         from cascade_tools.repository import place
+        from cascade_tools.repository.manifest import make_manifest
         files = {"a/config.pbtxt": b"new", "a/1/model.onnx": b"x" * 5000}
         try:
-            place.put(Path(sys.argv[1]), files, place.make_manifest("digits", "embedded", files))
+            place.put(Path(sys.argv[1]), files, make_manifest("digits", "embedded", files))
         except CascadeError as error:
             print(error.message)
     """
@@ -408,7 +417,7 @@ def test_a_reader_finds_a_current_repository_at_every_moment(tmp_path: Path) -> 
 
     def look() -> None:
         while not done.is_set():
-            if not (tmp_path / "current" / place.MANIFEST).is_file():
+            if not (tmp_path / "current" / MANIFEST).is_file():
                 missed.append(time.monotonic())
 
     with thread_switches_inside(place._point):
@@ -416,8 +425,8 @@ def test_a_reader_finds_a_current_repository_at_every_moment(tmp_path: Path) -> 
     assert missed == []
 
 
-def check(root: Path, files: place.Files) -> None:
-    place.check(root, files, place.make_manifest("digits", "embedded", files))
+def check(root: Path, files: Files) -> None:
+    place.check(root, files, make_manifest("digits", "embedded", files))
 
 
 def test_check_accepts_what_was_put(tmp_path: Path) -> None:
@@ -438,7 +447,7 @@ def test_check_ignores_compiled_python(tmp_path: Path) -> None:
         (lambda current: (current / "a/config.pbtxt").write_bytes(b"mine"), "a/config.pbtxt"),
         (lambda current: (current / "a/1/model.onnx").unlink(), "a/1/model.onnx"),
         (lambda current: (current / "a/extra").write_bytes(b""), "a/extra"),
-        (lambda current: (current / place.MANIFEST).write_bytes(b"{}"), place.MANIFEST),
+        (lambda current: (current / MANIFEST).write_bytes(b"{}"), MANIFEST),
     ],
     ids=["changed", "missing", "too many", "manifest"],
 )
@@ -467,7 +476,7 @@ def test_check_of_nothing_names_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_kept_configs_are_compared_too(tmp_path: Path) -> None:
-    shown: place.Files = {"digits/config.pbtxt": b"one", "digits_tiny/config.pbtxt": b"two"}
+    shown: Files = {"digits/config.pbtxt": b"one", "digits_tiny/config.pbtxt": b"two"}
     for name, text in shown.items():
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(text)
@@ -483,26 +492,26 @@ def test_a_repository_of_another_target_is_refused(
     tmp_path: Path, made_for: Target, served_by: Target
 ) -> None:
     repository = put(tmp_path, OLD, made_for)
-    assert place.refuse_other_target(repository, made_for)["target"] == made_for
+    assert refuse_other_target(repository, made_for)["target"] == made_for
     with pytest.raises(ArtifactError) as caught:
-        place.refuse_other_target(repository, served_by)
+        refuse_other_target(repository, served_by)
     assert f"made for target '{made_for}'" in caught.value.message
     assert caught.value.hint.endswith(f"--target {served_by}`")
 
 
 @pytest.mark.parametrize(("field", "other"), [("server", "tritonserver:24.01-py3"), ("target", "mine")])
 def test_a_repository_of_another_server_version_is_refused(tmp_path: Path, field: str, other: str) -> None:
-    manifest = {**json.loads(place.make_manifest("digits", "ngc", OLD)), field: other}
-    (tmp_path / place.MANIFEST).write_text(json.dumps(manifest))
+    manifest = {**json.loads(make_manifest("digits", "ngc", OLD)), field: other}
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(ArtifactError, match=other):
-        place.refuse_other_target(tmp_path, "ngc")
+        refuse_other_target(tmp_path, "ngc")
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"kind": "policy"}'])
 def test_without_a_manifest_there_is_no_repository(tmp_path: Path, text: str | None) -> None:
     if text is not None:
-        (tmp_path / place.MANIFEST).write_text(text)
+        (tmp_path / MANIFEST).write_text(text)
     with pytest.raises(ArtifactError) as caught:
-        place.read_manifest(tmp_path)
-    assert str(tmp_path / place.MANIFEST) in caught.value.message
+        read_manifest(tmp_path)
+    assert str(tmp_path / MANIFEST) in caught.value.message
     assert "build-repo" in caught.value.hint

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from cascade_tools.repository.render import SERVERS
+from cascade_tools.serving.embedded import RESTRICTED
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -122,10 +123,7 @@ def test_compose_refuses_a_repository_for_another_server(
 
 def test_compose_restricts_grpc_that_others_reach(tmp_path: Path) -> None:
     done = run_compose(tmp_path, NGC, "10.0.0.2")
-    assert re.search(
-        r"--grpc-restricted-protocol=model-repository,shared-memory,trace,logging:key=[0-9a-f]{32}$",
-        done.stdout.strip(),
-    )
+    assert re.search(rf"--grpc-restricted-protocol={RESTRICTED}:key=[0-9a-f]{{32}}$", done.stdout.strip())
 
 
 def test_docker_compose_accepts_the_file() -> None:

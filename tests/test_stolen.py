@@ -44,6 +44,7 @@ def test_what_the_host_takes_away_stretches_the_work(
         ((3.0, 0.0), 2, 1.0),
         ((3.0, 1.0, 2.0, 4.0), 2, 2.0),  # the calmest of as many as there are
         ((0.04,), 1, 1.04),
+        ((0.06, 0.01), 2, 1.01),
         ((0.2,) * stolen.ATTEMPTS, 1, 1.2),
     ],
 )

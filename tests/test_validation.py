@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from benchmarks import validate_simulator
-from benchmarks.validation.pace import Pace, at_pace
+from benchmarks.validate_simulator import Tried
+from benchmarks.validation.pace import Pace, at_pace, pace_of
 from benchmarks.validation.pairs import arrivals, write_trace
 from benchmarks.validation.table import markdown, summary
 from benchmarks.validation.verdict import FIGURES, Figures, figures_of, judge
+from cascade_tools.machine import core_speed
+from cascade_tools.machine.core_speed import CoreSpeed
 from cascade_tools.planning.outcomes import FloatArray, Outcomes
 
 REAL = Figures(throughput_rps=100.0, goodput=0.95, p50_ms=10.0, p95_ms=40.0, shares=(0.6, 0.4))
@@ -158,7 +161,8 @@ def test_runs_from_which_the_host_took_too_much_are_made_again(
     made: list[SimpleNamespace] = []
 
     def run_once(*_: object) -> SimpleNamespace:
-        made.append(SimpleNamespace(taken_share=taken[len(made)], number=len(made)))
+        share = taken[len(made)]
+        made.append(SimpleNamespace(taken_share=share, is_calm=share <= 0.1, number=len(made)))
         return made[-1]
 
     monkeypatch.setattr(validate_simulator, "_try", run_once)
@@ -170,6 +174,13 @@ def test_runs_from_which_the_host_took_too_much_are_made_again(
     assert (spare.left_s < spare_s) == (len(taken) > 3)
 
 
+def test_a_run_is_calm_where_neither_time_nor_speed_was_taken() -> None:
+    run: Any = None
+    pace = Pace((0.0, 0.25))
+    shares = [(0.0, 0.0), (0.03, 0.1), (0.04, 0.04), (0.0, 0.11)]
+    assert [Tried(run, stolen, pace, taken).is_calm for stolen, taken in shares] == [True, True, False, False]
+
+
 # Cores whose speed changes
 
 
@@ -179,6 +190,15 @@ def test_work_and_time_are_each_others_inverse() -> None:
     at_s = np.array([0.0, 0.1, 0.3, 0.5, 0.75, 2.0])
     np.testing.assert_allclose(pace.work_at(at_s), [0.0, 0.1, 0.275, 0.375, 0.625, 1.875])
     np.testing.assert_allclose(pace.time_at(pace.work_at(at_s)), at_s)
+
+
+def test_the_pace_of_a_run_is_that_of_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One core slow in the second half; two samples in each quarter of a second, of which one has none."""
+    monkeypatch.setattr(core_speed, "_seen_ns", [98.0, 100.0, 102.0, 190.0, 195.0, 200.0])
+    at_s = [9.9, 10.0, 10.1, 10.25, 10.35, 10.5, 10.6, 10.75, 10.85, 11.3, 11.4]
+    speed = CoreSpeed(at_s, [100.0] * 5 + [100.0, 200.0, 100.0, 200.0, 200.0, 200.0])
+    assert pace_of(speed, 10.0, 1.5).work_s == (0.0, 0.25, 0.5, 0.6875, 0.875, 1.0312, 1.1562)
+    assert pace_of(CoreSpeed(), 10.0, 0.4).work_s == (0.0, 0.25, 0.5)
 
 
 def test_on_cores_of_half_the_speed_all_takes_twice_as_long() -> None:

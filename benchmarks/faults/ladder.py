@@ -16,6 +16,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from cascade_tools.artifacts import GearPlan, InputSpec, PolicyTable, Route, RouterLimits
 from cascade_tools.repository import place
+from cascade_tools.repository.manifest import PLAN_FILE, make_manifest
 from cascade_tools.repository.render import ONNX_SESSION, VERSION
 from cascade_tools.runtime.policy import ANSWER
 from cascade_tools.serving.bare_cascade import BareTier, bare_placement, bare_plan, repository_files
@@ -136,5 +137,5 @@ def put_repository(root: Path, plan: GearPlan, graphs: dict[str, bytes]) -> Path
     files = repository_files(plan, bare_placement(CASCADE, _tiers(graphs)), graphs)
     # Tiers inside the router could not be broken apart from it.
     del files[f"{CASCADE}/{VERSION}/{ONNX_SESSION}"]
-    files[f"{CASCADE}/{place.PLAN_FILE}"] = plan.model_dump_json().encode()  # as it is written when swapped
-    return place.put(root, files, place.make_manifest(CASCADE, "embedded", files))
+    files[f"{CASCADE}/{PLAN_FILE}"] = plan.model_dump_json().encode()  # as it is written when swapped
+    return place.put(root, files, make_manifest(CASCADE, "embedded", files))

@@ -33,7 +33,7 @@ from benchmarks.faults.ladder import (
 )
 from benchmarks.faults.load import Job, tensor
 from benchmarks.faults.oracle import ORDINARY, Oracle, make_oracle
-from cascade_tools.repository.place import PLAN_FILE
+from cascade_tools.repository.manifest import PLAN_FILE
 from cascade_tools.repository.render import VERSION
 from cascade_tools.serving.embedded import Ports, Server, embedded_triton, free_ports
 from cascade_tools.serving.stubs import live_stubs

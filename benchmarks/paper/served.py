@@ -15,6 +15,7 @@ from benchmarks.paper.setting import SEED, Setting
 from cascade_tools.artifacts import Gear, GearPlan, LadderTier, PlacedInstances, Placement, PolicyTable
 from cascade_tools.models.usercode import Rows
 from cascade_tools.repository import place
+from cascade_tools.repository.manifest import Files, make_manifest
 from cascade_tools.serving.bare_cascade import repository_files as bare_files
 from cascade_tools.serving.embedded import Server, embedded_triton
 from cascade_tools.serving.load import compare_latency_ms, run_load
@@ -114,17 +115,15 @@ def routers_served(
     """
     files = repository_files(setting, routers, extra)
     root = setting.build / FOLDER / "repository"
-    repository = place.put(root, files, place.make_manifest(FOLDER, "embedded", files))
+    repository = place.put(root, files, make_manifest(FOLDER, "embedded", files))
     with embedded_triton(repository, log=setting.build / FOLDER / "server.log") as server:
         yield Bench(setting, server)
 
 
-def repository_files(
-    setting: Setting, routers: Sequence[Router], extra: Sequence[ExtraTier] = ()
-) -> place.Files:
+def repository_files(setting: Setting, routers: Sequence[Router], extra: Sequence[ExtraTier] = ()) -> Files:
     """All files of that repository."""
     added = {tier.name: tier for tier in extra}
-    files: place.Files = {}
+    files: Files = {}
     # Those with local tiers last: configs of tiers are as the cascade is planned.
     for router in sorted(routers, key=lambda router: router.local):
         plan = _plan(setting, router, added)

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.validation.modelled import Modelled
 from benchmarks.validation.pace import Pace
 from benchmarks.validation.pairs import arrivals
-from benchmarks.validation.verdict import FIGURES, Figures, bars_of, distance, figures_of, middle
+from benchmarks.validation.verdict import FIGURES, Figures, bars_of, distance, figures_of
 from cascade_tools.errors import CascadeError
 
 
@@ -42,14 +42,8 @@ def simulated_again(content: dict[str, Any], modelled: Modelled, trace: Path) ->
         row["missed"] = [name for name, bar in bars.items() if not distance(name, found, measured) <= bar]
         row["within_bars"] = not row["missed"]
         row |= {f"{name}_simulated": getattr(found, name) for name in FIGURES}
-        at_speed = middle(
-            [
-                figures_of(
-                    modelled.simulate(policy, arrival_s, Pace(tuple(work_s))), content["slo_ms"], tiers
-                )
-                for work_s in row["work_s"]
-            ]
-        )
+        paces = [Pace(tuple(work_s)) for work_s in row["work_s"]]
+        at_speed = modelled.at_speed(policy, arrival_s, paces, content["slo_ms"])
         row |= {f"{name}_at_speed": getattr(at_speed, name) for name in FIGURES}
     content["capacity_simulated_rps"] = {
         policy: modelled.capacity_rps(policy, rate_rps, content["capacity_s"])

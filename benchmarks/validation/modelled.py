@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from benchmarks.validation.pace import Pace, at_pace
 from benchmarks.validation.pairs import gear_plans
+from benchmarks.validation.verdict import Figures, figures_of, middle
 from cascade_tools.artifacts import Frontier, GearPlan
 from cascade_tools.errors import CascadeError
 from cascade_tools.planning.outcomes import FloatArray, Outcomes
@@ -58,6 +60,12 @@ class Modelled:
             return simulate(system, times_s, self.draw(len(times_s)), self._recorded).outcomes
 
         return at_full_speed(arrival_s) if pace is None else at_pace(at_full_speed, arrival_s, pace)
+
+    def at_speed(self, policy: str, arrival_s: FloatArray, paces: Sequence[Pace], slo_ms: float) -> Figures:
+        """Medians over real runs, each simulated on cores of its pace."""
+        tiers = len(self.plan.ladder)
+        runs = [self.simulate(policy, arrival_s, pace) for pace in paces]
+        return middle([figures_of(run, slo_ms, tiers) for run in runs])
 
     def capacity_rps(self, policy: str, measured_rps: float, seconds: float) -> float:
         """Answers per second in a flood of half as many again as were measured."""

@@ -50,10 +50,17 @@ class Pace:
 
 
 def pace_of(speed: CoreSpeed, begin_s: float, seconds: float) -> Pace:
-    """Of a run whose trace began at `begin_s` (`time.perf_counter`) and lasted so long."""
-    at_s = begin_s + STEP_S * np.arange(int(np.ceil(seconds / STEP_S)) + 1)
-    work_s = speed.work_s(at_s)
-    return Pace(tuple(np.round(work_s - work_s[0], 4).tolist()))
+    """Of a run whose trace began at `begin_s` (`time.perf_counter`) and lasted so long.
+
+    The mean of all cores in each step; of a step without a sample what lies between the next ones. Full speed
+    where nothing was seen.
+    """
+    steps = np.arange(int(np.ceil(seconds / STEP_S)))
+    seen = np.floor((np.array(speed.at_s) - begin_s) / STEP_S).astype(np.int64)
+    known, found = np.unique(seen), speed.speed()
+    mean = [float(found[seen == step].mean()) for step in known]
+    rate = np.interp(steps, known, mean) if len(known) else np.ones(len(steps))
+    return Pace((0.0, *np.round(np.cumsum(STEP_S * rate), 4).tolist()))
 
 
 def at_pace(simulate: Callable[[FloatArray], Outcomes], arrival_s: FloatArray, pace: Pace) -> Outcomes:

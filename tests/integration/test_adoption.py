@@ -28,7 +28,7 @@ from cascade_tools.artifacts import Calibration, Exported, GearPlan, Placement, 
 from cascade_tools.errors import CascadeError
 from cascade_tools.models.usercode import load_rows
 from cascade_tools.planning.evaluate import follow, threshold_policy
-from cascade_tools.repository.place import MANIFEST, make_manifest
+from cascade_tools.repository.manifest import MANIFEST, make_manifest
 from cascade_tools.repository.render import code_files, render_configs
 from cascade_tools.runtime.head import apply_head
 from cascade_tools.serving.embedded import Adopted, Server, embedded_triton

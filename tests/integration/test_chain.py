@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from cascade_tools.artifacts import RoutingPolicy
 from cascade_tools.errors import ArtifactError, CascadeError, CheckFailed, UsageError
 from cascade_tools.models.usercode import load_callable, load_rows
-from cascade_tools.repository.place import MANIFEST, read_manifest
+from cascade_tools.repository.manifest import MANIFEST, read_manifest
 from cascade_tools.spec import load_cascade
 from cascade_tools.stages.build_repo import build_repo
 from cascade_tools.stages.pipeline import STAGES, run_all, run_stage, status

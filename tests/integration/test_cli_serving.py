@@ -13,7 +13,7 @@ import pytest
 
 from cascade_tools.artifacts import GearPlan
 from cascade_tools.models.usercode import Rows
-from cascade_tools.repository.place import MANIFEST
+from cascade_tools.repository.manifest import MANIFEST
 from cascade_tools.serving.embedded import Server
 from cascade_tools.store import Workspace
 

@@ -21,7 +21,7 @@ from tritonclient.utils import InferenceServerException
 
 from cascade_tools.errors import ArtifactError, CascadeError, UsageError
 from cascade_tools.models.usercode import Rows
-from cascade_tools.repository.place import MANIFEST
+from cascade_tools.repository.manifest import MANIFEST
 from cascade_tools.serving.embedded import Server, embedded_triton, free_ports
 from cascade_tools.stages.build_repo import build_repo
 from cascade_tools.stages.progress import Reporter

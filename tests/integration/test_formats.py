@@ -13,7 +13,7 @@ import yaml
 from cascade_tools.artifacts import Exported, GearPlan, PolicyTable, Route
 from cascade_tools.models.served import open_exported
 from cascade_tools.models.usercode import Rows, load_rows
-from cascade_tools.repository.place import PLAN_FILE
+from cascade_tools.repository.manifest import PLAN_FILE
 from cascade_tools.runtime.policy import ANSWER
 from cascade_tools.serving.embedded import embedded_triton
 from cascade_tools.spec import load_cascade

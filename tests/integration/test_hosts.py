@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 from cascade_tools.artifacts import GearPlan, PlacedInstances, Placement
 from cascade_tools.errors import CascadeError, UsageError
 from cascade_tools.models.usercode import Rows
-from cascade_tools.repository.place import entry_shares_of, read_manifest
+from cascade_tools.repository.manifest import entry_shares_of, read_manifest
 from cascade_tools.runtime.batch import DEGRADED, FALLBACK
 from cascade_tools.serving.embedded import Ports, Server, embedded_triton, free_ports
 from cascade_tools.spec import load_cascade

@@ -17,7 +17,7 @@ import tritonclient.http as triton_http
 from cascade_tools.artifacts import GearPlan
 from cascade_tools.errors import ArtifactError
 from cascade_tools.models.usercode import Rows
-from cascade_tools.repository.place import MANIFEST, PLAN_FILE, files_of_model, models_of
+from cascade_tools.repository.manifest import MANIFEST, PLAN_FILE, files_of_model, models_of
 from cascade_tools.runtime.batch import DEGRADED
 from cascade_tools.serving.embedded import Server, embedded_triton
 from cascade_tools.store import write_atomically

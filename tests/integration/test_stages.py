@@ -11,7 +11,7 @@ from tritonclient.utils import InferenceServerException
 
 from cascade_tools.artifacts import Exported, GearPlan
 from cascade_tools.models.usercode import Rows
-from cascade_tools.repository.place import models_of, read_manifest
+from cascade_tools.repository.manifest import models_of, read_manifest
 from cascade_tools.serving.embedded import embedded_triton
 from cascade_tools.spec import load_cascade
 from cascade_tools.stages.build_repo import build_repo

@@ -219,7 +219,7 @@ def build_repo(
     as_json: AsJson = False,
 ) -> None:
     """Run what is stale and write the Triton model repository."""
-    from cascade_tools.repository.place import read_manifest
+    from cascade_tools.repository.manifest import read_manifest
     from cascade_tools.stages import build_repo as stage
     from cascade_tools.stages.pipeline import run_all
     from cascade_tools.stages.progress import stderr_reporter

@@ -39,7 +39,7 @@ def serve(
     as_json: AsJson = False,
 ) -> None:
     """Serve the built cascade on the embedded Triton until Ctrl-C; on loopback, unless gRPC is opened."""
-    from cascade_tools.repository.place import has_router, of_host
+    from cascade_tools.repository.manifest import has_router, of_host
     from cascade_tools.serving.adopted import adopted_to_serve
     from cascade_tools.serving.embedded import Ports, embedded_triton, free_ports
     from cascade_tools.stages.build_repo import repository_root

@@ -33,7 +33,7 @@ def served(stack: ExitStack, work: Workspace, url: str | None, metrics_url: str 
             several hosts.
         ArtifactError: no repository is built.
     """
-    from cascade_tools.repository.place import entry_shares_of
+    from cascade_tools.repository.manifest import entry_shares_of
     from cascade_tools.serving.adopted import adopted_to_serve
     from cascade_tools.serving.embedded import embedded_triton
     from cascade_tools.serving.infer import check_address

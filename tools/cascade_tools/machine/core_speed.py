@@ -30,7 +30,6 @@ FloatArray = npt.NDArray[np.float64]
 CPU_INFO, CPUS = Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu")
 MOST_CORES = 8  # that are watched: enough to tell
 QUICK_PERCENTILE, QUICK = 2.0, 1.4  # full speed is what is not much slower than the quickest samples
-BIN_S = 0.25
 LEARN_S = 1.0  # before the first block, so that it has something to be held against
 # Ends with the process that started it. The least of three parts: the first may find its caches cold.
 WATCH = """
@@ -71,22 +70,9 @@ class CoreSpeed:
             return 1.0
         return max(1.0, float(np.mean(self.spent_ns)) / _full_ns())
 
-    def work_s(self, at_s: FloatArray) -> FloatArray:
-        """Seconds of work at full speed that a core could do from the first sample until then."""
-        if not self.at_s:
-            return at_s
-        times, speed = np.array(self.at_s), _full_ns() / np.array(self.spent_ns)
-        first = float(times.min())
-        bins = ((times - first) / BIN_S).astype(np.int64)
-        known = np.unique(bins)
-        mean = np.array([np.minimum(1.0, speed[bins == one]).mean() for one in known])
-        edges = first + BIN_S * np.arange(int(bins.max()) + 2)
-        rate = np.interp(np.arange(int(bins.max()) + 1), known, mean)
-        done = np.concatenate(([0.0], np.cumsum(rate * BIN_S)))
-        # Before and after, as at the ends.
-        found: FloatArray = np.interp(at_s, edges, done)
-        found += np.minimum(0.0, at_s - edges[0]) * rate[0] + np.maximum(0.0, at_s - edges[-1]) * rate[-1]
-        return found
+    def speed(self) -> FloatArray:
+        """Of each sample, 1 is full speed, float64 [samples]."""
+        return np.minimum(1.0, _full_ns() / np.array(self.spent_ns)) if self.spent_ns else np.zeros(0)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from cascade_tools import backends
 from cascade_tools.artifacts import Calibration, ExportedTier
-from cascade_tools.repository.place import Content
+from cascade_tools.repository.manifest import Content
 from cascade_tools.repository.render import (
     MODEL_FILES,
     TIER_CODE,

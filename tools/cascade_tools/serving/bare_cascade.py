@@ -20,7 +20,7 @@ from cascade_tools.artifacts import (
     PolicyTable,
     RouterLimits,
 )
-from cascade_tools.repository.place import PLAN_FILE, Files
+from cascade_tools.repository.manifest import PLAN_FILE, Files
 from cascade_tools.repository.render import VERSION, code_files, render_configs
 from cascade_tools.store import digest_bytes
 

@@ -27,7 +27,7 @@ import psutil
 import tritonclient.http as triton_http
 
 from cascade_tools.errors import CascadeError, EnvironmentLacks, UsageError
-from cascade_tools.repository.place import has_process, models_of, refuse_other_target
+from cascade_tools.repository.manifest import has_process, models_of, refuse_other_target
 from cascade_tools.runtime.counts import counts_path
 from cascade_tools.runtime.shadow import SHADOW_VARIABLE
 from cascade_tools.serving.keeper import Keeper
@@ -144,7 +144,7 @@ def check_ports(ports: Ports) -> None:
     """
     if len({ports.http, ports.grpc, ports.metrics}) < 3:
         raise UsageError("--http-port, --grpc-port and --metrics-port: must differ")
-    check_address(ports.grpc_address)
+    check_interface(ports.grpc_address)
     for name, address, port in (
         ("http", LOOPBACK, ports.http),
         ("grpc", ports.grpc_address, ports.grpc),
@@ -167,7 +167,7 @@ def check_ports(ports: Ports) -> None:
                 ) from None
 
 
-def check_address(address: str) -> None:
+def check_interface(address: str) -> None:
     """See that it is the IPv4 address of an interface.
 
     Raises:

@@ -21,6 +21,7 @@ from tritonclient.utils import InferenceServerException
 from cascade_tools.artifacts import Hop, RouterCost
 from cascade_tools.errors import CascadeError
 from cascade_tools.repository import place
+from cascade_tools.repository.manifest import Content, make_manifest
 from cascade_tools.repository.render import hop_files
 from cascade_tools.serving.embedded import Server, embedded_triton
 from cascade_tools.serving.local_step import measure_local_step_ms
@@ -48,8 +49,8 @@ def measure_hop_and_router(*, router: bool = True) -> tuple[Hop, RouterCost | No
         CascadeError: a call failed.
     """
     with tempfile.TemporaryDirectory(prefix="cascade-hop-") as folder:
-        files: dict[str, place.Content] = {**hop_files(), **(idle_files() if router else {})}
-        repository = place.put(Path(folder), files, place.make_manifest("hop", "embedded", files))
+        files: dict[str, Content] = {**hop_files(), **(idle_files() if router else {})}
+        repository = place.put(Path(folder), files, make_manifest("hop", "embedded", files))
         with (
             embedded_triton(repository) as server,
             triton_grpc.InferenceServerClient(server.grpc_url) as client,

@@ -25,7 +25,7 @@ import psutil
 import tritonclient.http as triton_http
 
 from cascade_tools.errors import ArtifactError
-from cascade_tools.repository.place import files_of_model, read_manifest
+from cascade_tools.repository.manifest import files_of_model, read_manifest
 from cascade_tools.serving.stubs import is_live, live_stubs
 
 PERIOD_S = 0.25

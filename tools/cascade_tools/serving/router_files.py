@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cascade_tools.artifacts import InputSpec, PolicyTable, Route, RouterLimits
 from cascade_tools.artifacts.profile import INLINE_ENTRY_MS
-from cascade_tools.repository.place import Files
+from cascade_tools.repository.manifest import Files
 from cascade_tools.runtime.policy import ANSWER
 from cascade_tools.serving.bare_cascade import BareTier, bare_placement, bare_plan, repository_files
 

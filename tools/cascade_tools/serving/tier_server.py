@@ -14,6 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from cascade_tools.errors import CascadeError
 from cascade_tools.repository import place
+from cascade_tools.repository.manifest import Contents, make_manifest
 from cascade_tools.repository.profiling import for_measuring
 from cascade_tools.serving.embedded import Server, embedded_triton, log_tail
 from cascade_tools.serving.stubs import live_stubs
@@ -26,9 +27,7 @@ POLL_S = 0.05
 class TierServer:
     """A running server; no model is loaded but inside `loaded`."""
 
-    def __init__(
-        self, server: Server, client: triton_grpc.InferenceServerClient, files: place.Contents
-    ) -> None:
+    def __init__(self, server: Server, client: triton_grpc.InferenceServerClient, files: Contents) -> None:
         self._client = client
         self._files = files
         self.server = server
@@ -87,7 +86,7 @@ class TierServer:
 
 
 @contextmanager
-def tier_server(files: place.Contents) -> Iterator[TierServer]:
+def tier_server(files: Contents) -> Iterator[TierServer]:
     """Start the embedded server over a repository of tiers, none of them loaded.
 
     Args:
@@ -98,7 +97,7 @@ def tier_server(files: place.Contents) -> Iterator[TierServer]:
         CascadeError: it does not become ready.
     """
     with tempfile.TemporaryDirectory(prefix="cascade-profile-") as folder:
-        repository = place.put(Path(folder), files, place.make_manifest("profile", "embedded", files))
+        repository = place.put(Path(folder), files, make_manifest("profile", "embedded", files))
         with (
             embedded_triton(repository, load=()) as server,
             triton_grpc.InferenceServerClient(server.grpc_url) as client,

@@ -15,7 +15,8 @@ from cascade_tools.artifacts import (
 from cascade_tools.errors import ArtifactError, UsageError
 from cascade_tools.repository import place
 from cascade_tools.repository.hosts import HostPart, host_parts
-from cascade_tools.repository.remote import plan_here, proxy_configs, proxy_files
+from cascade_tools.repository.manifest import MANIFEST, PLAN_FILE, Content, host_folder, make_manifest
+from cascade_tools.repository.proxies import plan_here, proxy_configs, proxy_files
 from cascade_tools.repository.render import (
     MODEL_FILES,
     SERVERS,
@@ -63,7 +64,7 @@ def build_repo(work: Workspace, target: Target, *, check: bool, report: Reporter
     parts = host_parts(placement)
     if len(parts) == 1:
         files, configs = _render(work, target, placement, parts[0])
-        manifest = place.make_manifest(work.cascade.name, target, files)
+        manifest = make_manifest(work.cascade.name, target, files)
     else:
         files, configs, manifest = _render_hosts(work, target, placement, parts)
     root = repository_root(work, target)
@@ -82,20 +83,20 @@ def build_repo(work: Workspace, target: Target, *, check: bool, report: Reporter
 
 def _render_hosts(
     work: Workspace, target: Target, placement: Placement, parts: tuple[HostPart, ...]
-) -> tuple[dict[str, place.Content], dict[str, str], bytes]:
+) -> tuple[dict[str, Content], dict[str, str], bytes]:
     """The repositories of all hosts, each in a folder of its own, their configs, and what lists them."""
     _check_adopted(work, parts)
     _check_addresses(work, parts)
-    files: dict[str, place.Content] = {}
+    files: dict[str, Content] = {}
     configs: dict[str, str] = {}
     for part in parts:
-        folder = place.host_folder(part.host)
+        folder = host_folder(part.host)
         of_host, of_configs = _render(work, target, placement, part)
-        of_host[place.MANIFEST] = place.make_manifest(work.cascade.name, target, of_host)
+        of_host[MANIFEST] = make_manifest(work.cascade.name, target, of_host)
         files |= {f"{folder}/{name}": content for name, content in of_host.items()}
         configs |= {f"{folder}/{name}": text for name, text in of_configs.items()}
     entry_shares = {part.host: part.entry_share for part in parts}
-    return files, configs, place.make_manifest(work.cascade.name, target, files, entry_shares)
+    return files, configs, make_manifest(work.cascade.name, target, files, entry_shares)
 
 
 def _check_adopted(work: Workspace, parts: tuple[HostPart, ...]) -> None:
@@ -132,7 +133,7 @@ def _check_addresses(work: Workspace, parts: tuple[HostPart, ...]) -> None:
 
 def _render(
     work: Workspace, target: Target, placement: Placement, part: HostPart
-) -> tuple[dict[str, place.Content], dict[str, str]]:
+) -> tuple[dict[str, Content], dict[str, str]]:
     """All files of one host's repository, and the configs among them as text."""
     plan = work.load(GEARS_FILE, GearPlan, "gears")
     exported = work.load(EXPORTED_FILE, Exported, "export")
@@ -145,11 +146,11 @@ def _render(
     for name, text in configs.items():
         check_config(name, text, router=name.startswith(f"{plan.cascade}/"))
     check_ensembles(configs)
-    files: dict[str, place.Content] = {name: text.encode() for name, text in configs.items()}
+    files: dict[str, Content] = {name: text.encode() for name, text in configs.items()}
     files |= code_files(here, target, formats, partitions, router=router)
     files |= proxy_files(plan, part)
     if router:
-        files[f"{plan.cascade}/{place.PLAN_FILE}"] = work.path(GEARS_FILE).read_bytes()
+        files[f"{plan.cascade}/{PLAN_FILE}"] = work.path(GEARS_FILE).read_bytes()
     for info in rendered(here):
         files |= _model_files(
             work, info, exported.tier(info.tier), part.placement, model_folders(info, partitions)
@@ -159,7 +160,7 @@ def _render(
 
 def _model_files(
     work: Workspace, info: LadderTier, tier: ExportedTier, placement: Placement, folders: tuple[str, ...]
-) -> dict[str, place.Content]:
+) -> dict[str, Content]:
     """What export wrote of one tier: its model, or its stages."""
     changed = changed_file(work, tier)
     if changed is not None:
@@ -169,7 +170,7 @@ def _model_files(
         )
     if tier.format == "tensorrt":
         check_plan(work, tier, placement)
-    files: dict[str, place.Content] = {}
+    files: dict[str, Content] = {}
     models: tuple[ExportedTier | ExportedStage, ...] = (tier,)
     if tier.partition is not None:
         models = tier.partition.stages
